@@ -1,0 +1,1 @@
+"""The JOB=1:N launchers, local and Slurm."""

@@ -1,0 +1,187 @@
+"""What every room needs: errors for people, atomic files, checked configurations, progress, provenance."""
+
+import dataclasses
+import difflib
+import functools
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Type, TypeVar, Union
+
+Pathlike = Union[str, "os.PathLike[str]"]
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """A mistake that the user can repair; the message says where it is, what is wrong and how to repair it."""
+
+
+def at(path: Pathlike, line: Optional[int], problem: str, repair: str = "") -> UserError:
+    """Build a :class:`UserError` in the one form of this project: ``<file>:<line>: what; how to repair``."""
+    place = str(path) if line is None else f"{path}:{line}"
+    return UserError(f"{place}: {problem}" + (f"; {repair}" if repair else ""))
+
+
+def command(main: Callable[..., Any]) -> Callable[..., None]:
+    """Decorate the ``main`` of a command: a :class:`UserError` is printed without a traceback and exits with 1.
+
+    A reader that goes away (``| head``) and Ctrl-C end the command quietly, with the codes a shell expects.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            main(*args, **kwargs)
+        except UserError as e:
+            print(e, file=sys.stderr)
+            sys.exit(1)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except OSError as e:
+            # A full disk, a missing right or file: the message of the system names the cause and the path.
+            name = f"{e.filename}: " if e.filename else ""
+            print(f"{name}{e.strerror or e}; nothing half-written was kept, run the command again", file=sys.stderr)
+            sys.exit(1)
+
+    return wrapped
+
+
+@contextmanager
+def atomic_open(path: Pathlike, mode: str = "w", **kwargs: Any) -> Iterator[Any]:
+    """Open a temporary file beside ``path``; rename it to ``path`` on success, remove it on failure."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "b" not in mode:
+        kwargs.setdefault("encoding", "utf-8")
+    # The end of the name is kept, because libraries choose a format by it.
+    handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=".tmp.", suffix="." + path.name)
+    try:
+        with os.fdopen(handle, mode, **kwargs) as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(tmp, 0o666 & ~umask)
+        os.replace(tmp, path)
+    except BaseException:
+        if os.path.exists(tmp):
+            os.unlink(tmp)
+        raise
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Say which valid name was probably meant, e.g. ``did you mean 'seed'?``, else list them all."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f"did you mean '{close[0]}'?" if close else "valid: " + ", ".join(valid)
+
+
+def from_mapping(cls: Type[T], values: Mapping[str, Any], where: Pathlike) -> T:
+    """Build the frozen dataclass ``cls`` from a parsed YAML mapping.
+
+    Raises:
+        UserError: an unknown key (the nearest valid one is named) or a missing one.
+    """
+    if not isinstance(values, Mapping):
+        raise at(where, None, f"expected 'key: value' lines, found {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise at(where, None, f"unknown key '{key}'", nearest(str(key), fields))
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise at(where, None, f"the key '{name}' is missing", f"add '{name}: …'")
+    return cls(**values)
+
+
+def load_yaml(path: Pathlike) -> Any:
+    """Parse a YAML file.
+
+    Raises:
+        UserError: it does not exist or is not YAML (with the line).
+    """
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as f:
+            return yaml.safe_load(f)
+    except FileNotFoundError:
+        raise at(path, None, "no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        mark = getattr(e, "problem_mark", None)
+        raise at(path, mark.line + 1 if mark else None, f"not valid YAML ({getattr(e, 'problem', None) or e})") from None
+
+
+def progress(items: Iterable[T], what: str, total: Optional[int] = None) -> Iterable[T]:
+    """Iterate with a bar and the time that is left; in a log file, a line now and then instead of a moving bar."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    return tqdm(items, desc=what, total=total, mininterval=0.5 if terminal else 30, disable=None if terminal else False,
+                delay=2 if terminal else 5, dynamic_ncols=terminal)
+
+
+def str2bool(text: str) -> bool:
+    """Parse ``true`` or ``false``, the way options of shell scripts are written."""
+    lowered = str(text).lower()
+    if lowered in ("true", "1", "yes"):
+        return True
+    if lowered in ("false", "0", "no"):
+        return False
+    raise ValueError(f"not true or false: {text}")
+
+
+def git_commit(directory: Optional[Pathlike] = None) -> str:
+    """Return the commit of the checkout this package lives in, with ``-dirty`` after changes, or ``unknown``."""
+    where = str(directory or Path(__file__).resolve().parent)
+    try:
+        head = subprocess.run(["git", "-C", where, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+        state = subprocess.run(["git", "-C", where, "status", "--porcelain", "--untracked-files=no", "--", ":/espnet_mt_llm"],
+                               capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + ("-dirty" if state.stdout.strip() else "")
+
+
+def cpu_name() -> str:
+    """Return the processor's model name and the number of cores, e.g. ``Intel Xeon, 2 cores``."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def environment() -> dict:
+    """Return what a number on a results page needs beside it: date, commit, machine, versions of the libraries."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for package in ("espnet", "torch", "meeteval", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            pass
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "commit": git_commit(),
+        "machine": cpu_name(),
+        "python": platform.python_version(),
+        **versions,
+    }

@@ -1,0 +1,1 @@
+"""One file a corpus: raw layout to Kaldi data directories."""

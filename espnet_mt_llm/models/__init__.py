@@ -1,0 +1,1 @@
+"""Complete models: forward gives loss, statistics and weight."""

@@ -1,0 +1,1 @@
+"""Building blocks, one idea a file; they import torch alone."""

@@ -1,0 +1,1 @@
+"""Mixtures and conversations, each from a seeded manifest."""

@@ -1,0 +1,1 @@
+"""Command-line arguments to models, on the task class of ESPnet."""

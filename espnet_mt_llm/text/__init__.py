@@ -1,0 +1,1 @@
+"""Normalisation profiles, token lists, and the serialisation of who said what."""

@@ -1,0 +1,1 @@
+"""The trainer, the preprocessors and the data plumbing of training."""
