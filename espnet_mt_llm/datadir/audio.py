@@ -1,0 +1,259 @@
+"""Audio files and Kaldi pipes: lengths from headers, mono samples as float32, atomic 16-bit files."""
+
+import io
+import os
+import struct
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Iterator, Optional
+
+import numpy as np
+
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open
+
+_PCM16 = 1
+_SCALE = np.float32(1 / 32768)
+# Writers that cannot seek (sox, ffmpeg in a pipe) leave a length near the limit of the header: read to the end then.
+_STREAMED = 0x7FFFF000
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a header says: samples per second, channels, and samples per channel."""
+
+    rate: int
+    channels: int
+    frames: int
+
+    @property
+    def duration(self) -> float:
+        """Return the length in seconds."""
+        return self.frames / self.rate
+
+
+@dataclass(frozen=True)
+class _Wav:
+    """Layout of a 16-bit RIFF file: ``offset`` is the byte where the samples begin."""
+
+    info: AudioInfo
+    offset: int
+
+
+def is_pipe(entry: Pathlike) -> bool:
+    """Say whether an entry of ``wav.scp`` is a command whose output is the audio."""
+    return isinstance(entry, str) and entry.rstrip().endswith("|")
+
+
+def info(entry: Pathlike) -> AudioInfo:
+    """Read the header of a file (a pipe is run).
+
+    The end of the file is looked at as well, so that a truncated file is found without decoding it.
+
+    Raises:
+        UserError: missing, empty, truncated, or not audio; the message names the file and the repair.
+    """
+    name = _name(entry)
+    with _opened(entry) as f:
+        wav = _wav_layout(f, name)
+        if wav is not None:
+            return wav.info
+        with _decoder(entry, f, name) as sound:
+            found = AudioInfo(sound.samplerate, sound.channels, sound.frames)
+            if found.frames <= 0:
+                raise _empty(name)
+            sound.seek(found.frames - 1)
+            if len(sound.read(1, dtype="int16")) < 1:
+                raise _truncated(name)
+    return found
+
+
+def duration(entry: Pathlike) -> float:
+    """Return the length in seconds, from the header alone (a pipe is run)."""
+    return info(entry).duration
+
+
+def read_audio(entry: Pathlike, start: Optional[float] = None, end: Optional[float] = None) -> tuple[np.ndarray, int]:
+    """Read mono samples.
+
+    Args:
+        entry: a path, or a command that ends in a pipe sign.
+        start, end: seconds; None is the begin or the end of the file. The end may lie half a sample beyond the file.
+
+    Returns:
+        Samples (N,) float32 in [-1, 1), and the rate in Hz.
+
+    Raises:
+        UserError: missing, empty, truncated, not audio, more than one channel, or a span outside the file.
+    """
+    name = _name(entry)
+    with _opened(entry) as f:
+        wav = _wav_layout(f, name)
+        if wav is not None:
+            first, last = _span(wav.info, start, end, name)
+            f.seek(wav.offset + 2 * first)
+            samples = np.frombuffer(f.read(2 * (last - first)), dtype="<i2")
+            if len(samples) < last - first:
+                raise _truncated(name)
+            return np.multiply(samples, _SCALE, dtype=np.float32), wav.info.rate
+        with _decoder(entry, f, name) as sound:
+            first, last = _span(AudioInfo(sound.samplerate, sound.channels, sound.frames), start, end, name)
+            if first:
+                sound.seek(first)
+            decoded = sound.read(last - first, dtype="float32")
+            if len(decoded) < last - first:
+                raise _truncated(name)
+            return decoded, sound.samplerate
+
+
+def write_audio(path: Pathlike, samples: np.ndarray, rate: int) -> None:
+    """Write mono 16-bit audio, WAV or FLAC by the suffix, atomically; the same samples give the same bytes.
+
+    Args:
+        samples: (N,) int16, or float in [-1, 1] (rounded to the nearest 16-bit step).
+
+    Raises:
+        UserError: another suffix, or float samples beyond full scale: nothing is clipped silently.
+    """
+    import soundfile
+
+    form = {".wav": "WAV", ".flac": "FLAC"}.get(Path(path).suffix.lower())
+    if form is None:
+        raise at(path, None, "the audio format is not known by this suffix", "use .wav or .flac")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, to_int16(samples, path), rate, format=form, subtype="PCM_16")
+    with atomic_open(path, "wb") as f:
+        f.write(buffer.getbuffer())
+
+
+def to_int16(samples: np.ndarray, name: Pathlike = "audio") -> np.ndarray:
+    """Round float samples (N,) in [-1, 1] to int16; int16 stays as it is.
+
+    Raises:
+        UserError: samples beyond full scale.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim != 1:
+        raise ValueError(f"expected samples (N,), found the shape {samples.shape}")
+    if samples.dtype == np.int16:
+        return samples
+    scaled = np.rint(samples * np.float32(32768))
+    # Only the step from 1.0 to the largest 16-bit number is taken without a word.
+    if len(scaled) and not (-32768 <= scaled.min() and scaled.max() <= 32768):
+        raise at(name, None, f"samples up to {np.abs(samples).max():.3f} of full scale would be clipped", "scale them down first")
+    return np.minimum(scaled, 32767).astype(np.int16)
+
+
+def _name(entry: Pathlike) -> str:
+    return f"`{entry}`" if is_pipe(entry) else os.fspath(entry)
+
+
+def _opened(entry: Pathlike) -> BinaryIO:
+    """Open a file, or run a pipe and hold its output."""
+    if is_pipe(entry):
+        return io.BytesIO(_run(str(entry)))
+    try:
+        return open(entry, "rb")
+    except FileNotFoundError:
+        raise at(entry, None, "no such audio file", "restore it, or drop the recording: utils/fix_data_dir.sh <data dir>") from None
+    except IsADirectoryError:
+        raise at(entry, None, "is a directory, not an audio file", "correct wav.scp") from None
+
+
+@contextmanager
+def _decoder(entry: Pathlike, f: BinaryIO, name: str) -> Iterator[Any]:
+    """Open what is not 16-bit RIFF with libsndfile; a failure after the header was read means missing data."""
+    import soundfile
+
+    try:
+        # By name where there is one: reading through a Python file object costs a call per buffer.
+        sound = soundfile.SoundFile(f if is_pipe(entry) else os.fspath(entry))
+    except soundfile.LibsndfileError as e:
+        detail = (getattr(e, "error_string", "") or str(e)).strip().rstrip(".")
+        raise at(name, None, f"cannot be read as audio ({detail})", "copy or make it again") from None
+    with sound:
+        try:
+            yield sound
+        except soundfile.LibsndfileError:
+            raise _truncated(name) from None
+
+
+def _run(entry: str) -> bytes:
+    script = entry.rstrip()[:-1]
+    # pipefail: a command in the middle that fails must not pass for a short recording.
+    ran = subprocess.run(["bash", "-o", "pipefail", "-c", script], stdin=subprocess.DEVNULL, capture_output=True)
+    if ran.returncode:
+        said = ran.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise UserError(f"`{entry}`: the command exited with {ran.returncode}{': ' + said[-1] if said else ''}; "
+                        "run it by hand to see why")
+    return ran.stdout
+
+
+def _wav_layout(f: BinaryIO, name: str) -> Optional[_Wav]:
+    """Parse a RIFF header of 16-bit samples; None (and the file rewound) for every other format."""
+    head = f.read(12)
+    if not head:
+        raise _empty(name)
+    layout = _riff_chunks(f, name) if head[:4] == b"RIFF" and head[8:12] == b"WAVE" else None
+    if layout is None:
+        f.seek(0)
+    return layout
+
+
+def _riff_chunks(f: BinaryIO, name: str) -> Optional[_Wav]:
+    total = f.seek(0, io.SEEK_END)
+    f.seek(12)
+    form: tuple[Any, ...] = ()
+    while len(chunk := f.read(8)) == 8:
+        kind, size = struct.unpack("<4sI", chunk)
+        if kind == b"fmt ":
+            fields = f.read(size)
+            if len(fields) < 16:
+                break
+            form = struct.unpack("<HHIIHH", fields[:16])
+            if form[0] == 0xFFFE and len(fields) >= 26:
+                form = (struct.unpack("<H", fields[24:26])[0], *form[1:])
+            f.seek(size & 1, io.SEEK_CUR)
+        elif kind == b"data" and form:
+            begin = f.tell()
+            available = total - begin
+            if size > available:
+                if size < _STREAMED:
+                    raise _truncated(name)
+                size = available
+            tag, channels, rate, _, align, bits = form
+            if tag != _PCM16 or bits != 16 or not channels or not rate:
+                return None
+            if size < align:
+                raise _empty(name)
+            return _Wav(AudioInfo(rate, channels, size // align), begin)
+        else:
+            f.seek(size + (size & 1), io.SEEK_CUR)
+    raise _truncated(name)
+
+
+def _span(found: AudioInfo, start: Optional[float], end: Optional[float], name: str) -> tuple[int, int]:
+    """Turn seconds into sample numbers, after the checks that every reader needs."""
+    if found.channels != 1:
+        raise at(name, None, f"has {found.channels} channels, one is expected",
+                 f"choose one in wav.scp, e.g. `sox {name} -t wav - remix 1 |`")
+    if found.frames <= 0:
+        raise _empty(name)
+    first = 0 if start is None else round(start * found.rate)
+    last = found.frames if end is None else round(end * found.rate)
+    # Times are written with microseconds at most: the last sample may be missed by one.
+    if last == found.frames + 1:
+        last = found.frames
+    if not 0 <= first < last <= found.frames:
+        raise at(name, None, f"the span {start or 0:g}–{last / found.rate:g} s is not inside the recording of {found.duration:g} s",
+                 "correct segments, or cut them: utils/fix_data_dir.sh <data dir>")
+    return first, last
+
+
+def _empty(name: str) -> UserError:
+    return at(name, None, "holds no samples", "copy or make it again, or drop the recording from wav.scp")
+
+
+def _truncated(name: str) -> UserError:
+    return at(name, None, "is truncated or damaged: it holds less than its header says", "copy or make it again")

@@ -1,0 +1,295 @@
+"""Kaldi data directories: read and write the maps (`<id> <rest of the line>`) and the directory as a whole."""
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Iterable, Mapping, Optional
+
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
+
+# What the first column of each file of a data directory names.
+_KEYS = (
+    ("rec", r"wav\.scp|reco2dur|reco2file_and_channel|(spk|noise|dereverb)\d+\.scp|enroll_spk\d+\.scp|text_spk\d+"
+            r"|utt2num_spk|mixtures\.jsonl"),
+    ("utt", r"segments|utt2spk|text|utt2dur|utt2num_samples|utt2num_frames|utt2category|utt2lang|utt2uniq"
+            r"|feats\.scp|vad\.scp|supervision"),
+    ("spk", r"spk2utt|spk2gender|cmvn\.scp|enroll\.scp"),
+)
+_STANDARD = ("wav.scp", "segments", "utt2spk", "spk2utt", "text", "reco2dur")
+
+
+def key_of(name: str) -> Optional[str]:
+    """Return what the first column of the file ``name`` holds: ``rec``, ``utt``, ``spk``, or None for an unknown file."""
+    for kind, pattern in _KEYS:
+        if re.fullmatch(pattern, name):
+            return kind
+    return None
+
+
+def read_text(path: Pathlike) -> str:
+    """Read a UTF-8 file.
+
+    Raises:
+        UserError: no such file, or bytes that are not UTF-8 (with the line).
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise at(path, None, "no such file") from None
+    except IsADirectoryError:
+        raise at(path, None, "is a directory, a file is expected") from None
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise at(path, raw.count(b"\n", 0, e.start) + 1, f"not UTF-8 (byte 0x{raw[e.start]:02x})",
+                 f"convert it, e.g. from GB18030: iconv -f GB18030 -t UTF-8 {path} > new") from None
+
+
+def read_map(path: Pathlike) -> dict[str, str]:
+    """Read `<id> <rest of the line>` lines; a line with an id alone maps to the empty string.
+
+    Only spaces and tabs separate: an ideographic space belongs to the transcript.
+
+    Raises:
+        UserError: with file and line: an empty line, an id twice, not UTF-8, no such file.
+    """
+    lines = read_text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    mapping: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        key, _, value = line.replace("\t", " ").strip(" \r").partition(" ")
+        if not key:
+            raise at(path, number, "empty line", _repair(path))
+        if key in mapping:
+            first = next(i for i, other in enumerate(lines, 1) if other.replace("\t", " ").split(" ")[0] == key)
+            raise at(path, number, f"the id '{key}' is already on line {first}", _repair(path))
+        mapping[key] = value.lstrip(" ")
+    return mapping
+
+
+def _repair(path: Pathlike) -> str:
+    return f"repair: utils/fix_data_dir.sh {Path(path).parent}"
+
+
+def write_map(path: Pathlike, mapping: Mapping[str, str]) -> None:
+    """Write `<id> <value>` lines, sorted as LC_ALL=C does (code points order as UTF-8 bytes do), atomically.
+
+    Raises:
+        UserError: an id with white space or a value with a line break, which would not read back.
+    """
+    lines = []
+    for key in sorted(mapping):
+        value = mapping[key]
+        if not key or key.split() != [key]:
+            raise at(path, None, f"the id {key!r} is empty or has white space", "use letters, digits and _.- only")
+        if "\n" in value or "\r" in value:
+            raise at(path, None, f"the value of '{key}' has a line break: {value!r}", "replace it by a space")
+        lines.append(f"{key} {value}\n" if value else f"{key}\n")
+    with atomic_open(path) as f:
+        f.writelines(lines)
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a time with microseconds where they are needed, and two decimals at least: 1.2 -> '1.20'."""
+    whole, _, decimals = f"{seconds:.6f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0'):0<2}"
+
+
+def make_utt_id(spk: str, rec: str, start: float, end: float) -> str:
+    """Build `<speaker>-<recording>-<start>-<end>`, times in centiseconds of 7 digits, so that ids sort by speaker.
+
+    Raises:
+        UserError: a speaker or recording id with other characters than letters, digits and ``_.-``.
+    """
+    for what, name in (("speaker", spk), ("recording", rec)):
+        if not ID_PATTERN.fullmatch(name):
+            raise UserError(f"the {what} id {name!r} may hold letters, digits and _.- only; rename it in the preparation")
+    return f"{spk}-{rec}-{round(start * 100):07d}-{round(end * 100):07d}"
+
+
+def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
+    """Turn utt2spk round: speaker -> its utterances, sorted, with spaces between."""
+    utts = defaultdict(list)
+    for utt in sorted(utt2spk):
+        utts[utt2spk[utt]].append(utt)
+    return {spk: " ".join(of_spk) for spk, of_spk in utts.items()}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One speaker's stretch of speech; ``start`` and ``end`` are seconds in the recording."""
+
+    utt: str
+    rec: str
+    spk: str
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """A session-level data directory: the one truth about its recordings.
+
+    Attributes:
+        wav: recording -> path, or a command that ends in a pipe sign.
+        utterances: sorted by id.
+        reco2dur: recording -> seconds; may lack recordings, :meth:`write` looks those up in the audio headers.
+        extra: file name -> map, for the other files (``spk1.scp``, ``utt2num_spk``, ``mixtures.jsonl`` …).
+    """
+
+    path: Path
+    wav: dict[str, str]
+    utterances: list[Utterance]
+    reco2dur: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Pathlike) -> "DataDir":
+        """Read a directory; without ``segments`` each recording is one utterance from 0 to its end.
+
+        Raises:
+            UserError: file and line of what cannot be read. For every broken rule at once: `validate_data_dir`.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise at(path, None, "no such data directory", "prepare it first (stage 1)")
+        wav = read_map(path / "wav.scp")
+        for number, (rec, entry) in enumerate(wav.items(), 1):
+            if not entry:
+                raise at(path / "wav.scp", number, f"'{rec}' has no audio", _repair(path / "wav.scp"))
+        utt2spk = read_map(path / "utt2spk")
+        text = read_map(path / "text") if (path / "text").exists() else {}
+        reco2dur = read_numbers(path / "reco2dur") if (path / "reco2dur").exists() else {}
+        if (path / "segments").exists():
+            spans = read_segments(path / "segments")
+        else:
+            spans = {rec: (rec, 0.0, _whole(rec, entry, reco2dur)) for rec, entry in wav.items()}
+        utterances = []
+        for number, utt in enumerate(sorted(spans), 1):
+            rec, start, end = spans[utt]
+            if rec not in wav:
+                raise at(path / "segments", None, f"'{utt}' lies in '{rec}', which is not in wav.scp", _repair(path / "x"))
+            if utt not in utt2spk:
+                raise at(path / "utt2spk", None, f"the utterance '{utt}' is missing", _repair(path / "x"))
+            utterances.append(Utterance(utt, rec, utt2spk[utt], start, end, text.get(utt, "")))
+        extra = {f.name: read_table(f) for f in sorted(path.iterdir())
+                 if f.name not in _STANDARD and key_of(f.name) and f.is_file()}
+        return cls(path, wav, utterances, reco2dur, extra)
+
+    def write(self, path: Pathlike) -> "DataDir":
+        """Write all files, sorted, each atomically, and return what a reader would get.
+
+        ``segments`` is left out where every utterance is a whole recording of the same id.
+
+        Raises:
+            UserError: an utterance id twice, or a recording whose missing duration cannot be found.
+        """
+        path = Path(path)
+        reco2dur = {rec: _whole(rec, entry, self.reco2dur) for rec, entry in self.wav.items()}
+        by_utt = {u.utt: u for u in self.utterances}
+        if len(by_utt) != len(self.utterances):
+            raise at(path, None, f"the utterance id '{_twice(u.utt for u in self.utterances)}' occurs twice",
+                     "two utterances of one speaker start and end together: drop one in the preparation")
+        utt2spk = {u.utt: u.spk for u in self.utterances}
+        write_map(path / "wav.scp", self.wav)
+        write_map(path / "reco2dur", {rec: format_seconds(seconds) for rec, seconds in reco2dur.items()})
+        if all(u.utt == u.rec and u.start == 0 and abs(u.end - reco2dur[u.rec]) < 1e-6 for u in self.utterances):
+            (path / "segments").unlink(missing_ok=True)
+        else:
+            write_map(path / "segments", {u.utt: f"{u.rec} {format_seconds(u.start)} {format_seconds(u.end)}"
+                                          for u in self.utterances})
+        write_map(path / "text", {u.utt: u.text for u in self.utterances})
+        write_map(path / "utt2spk", utt2spk)
+        write_map(path / "spk2utt", spk2utt_of(utt2spk))
+        for name, table in self.extra.items():
+            write_table(path / name, table)
+        return replace(self, path=path, reco2dur=reco2dur, utterances=sorted(self.utterances, key=lambda u: u.utt))
+
+    def seglst(self) -> list[dict]:
+        """Return the utterances as SegLST segments, by recording and start time."""
+        segments = [{"session_id": u.rec, "speaker": u.spk, "start_time": u.start, "end_time": u.end, "words": u.text}
+                    for u in self.utterances]
+        return sorted(segments, key=lambda s: (s["session_id"], s["start_time"], s["end_time"], s["speaker"]))
+
+    @classmethod
+    def from_seglst(cls, segments: Iterable[Mapping], wav: Mapping[str, str],
+                    reco2dur: Optional[Mapping[str, float]] = None, path: Pathlike = ".") -> "DataDir":
+        """Build a directory (in memory) from SegLST segments; utterance ids are made by :func:`make_utt_id`."""
+        utterances = []
+        for s in segments:
+            rec, spk, start, end = str(s["session_id"]), str(s["speaker"]), float(s["start_time"]), float(s["end_time"])
+            if rec not in wav:
+                raise UserError(f"the session '{rec}' has segments but no audio; add it to the map of audio files")
+            words = " ".join(str(s.get("words", "")).split("\n"))
+            utterances.append(Utterance(make_utt_id(spk, rec, start, end), rec, spk, start, end, words))
+        return cls(Path(path), dict(wav), sorted(utterances, key=lambda u: u.utt), dict(reco2dur or {}))
+
+
+def read_numbers(path: Pathlike) -> dict[str, float]:
+    """Read `<id> <number>` lines."""
+    numbers = {}
+    for line, (key, value) in enumerate(read_map(path).items(), 1):
+        try:
+            numbers[key] = float(value)
+        except ValueError:
+            raise at(path, line, f"'{value}' is not a number", "expected '<id> <number>'") from None
+    return numbers
+
+
+def read_segments(path: Pathlike) -> dict[str, tuple[str, float, float]]:
+    """Read a ``segments`` file: utterance -> (recording, start, end) in seconds."""
+    spans = {}
+    for line, (utt, value) in enumerate(read_map(path).items(), 1):
+        try:
+            rec, start, end = value.split()
+            spans[utt] = (rec, float(start), float(end))
+        except ValueError:
+            raise at(path, line, f"found '{utt} {value}'", "expected '<utterance> <recording> <start> <end>'") from None
+    return spans
+
+
+def read_table(path: Pathlike) -> dict[str, str]:
+    """Read a map, or the JSON lines of a manifest as a map from their ``id`` to the line itself."""
+    if Path(path).suffix != ".jsonl":
+        return read_map(path)
+    table: dict[str, str] = {}
+    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), 1):
+        try:
+            key = json.loads(line)["id"]
+        except (ValueError, KeyError, TypeError):
+            raise at(path, number, "not a JSON object with an 'id'", "make the manifest again (stage 2)") from None
+        if key in table:
+            raise at(path, number, f"the id '{key}' occurs twice", "make the manifest again (stage 2)")
+        table[key] = line
+    return table
+
+
+def write_table(path: Pathlike, table: Mapping[str, str]) -> None:
+    """Write what :func:`read_table` returned."""
+    if Path(path).suffix != ".jsonl":
+        return write_map(path, table)
+    with atomic_open(path) as f:
+        f.writelines(table[key] + "\n" for key in sorted(table))
+
+
+def _whole(rec: str, entry: str, reco2dur: Mapping[str, float]) -> float:
+    if rec in reco2dur:
+        return reco2dur[rec]
+    from espnet_mt_llm.datadir.audio import duration
+
+    return duration(entry)
+
+
+def _twice(names: Iterable[str]) -> str:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return ""
