@@ -1,5 +1,6 @@
 """Audio files and Kaldi pipes: lengths from headers, mono samples as float32, atomic 16-bit files."""
 
+import functools
 import io
 import os
 import struct
@@ -179,7 +180,9 @@ def _decoder(entry: Pathlike, f: BinaryIO, name: str) -> Iterator[Any]:
             raise _truncated(name) from None
 
 
+@functools.lru_cache(maxsize=1)
 def _run(entry: str) -> bytes:
+    """Run a pipe; the output of the last one is kept, because its header and several spans are asked for in turn."""
     script = entry.rstrip()[:-1]
     # pipefail: a command in the middle that fails must not pass for a short recording.
     ran = subprocess.run(["bash", "-o", "pipefail", "-c", script], stdin=subprocess.DEVNULL, capture_output=True)

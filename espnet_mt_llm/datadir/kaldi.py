@@ -30,6 +30,11 @@ def key_of(name: str) -> Optional[str]:
     return None
 
 
+def is_signal(name: str) -> bool:
+    """Say whether the file maps recordings to a signal that belongs to them: ``spk1.scp``, ``noise1.scp`` …"""
+    return re.fullmatch(r"(spk|noise|dereverb)\d+\.scp", name) is not None
+
+
 def read_text(path: Pathlike) -> str:
     """Read a UTF-8 file.
 
