@@ -1,0 +1,35 @@
+"""Score what was decoded against its reference: cp, ORC and serialized error rates, talker counts, RTF."""
+
+import argparse
+import shlex
+import sys
+
+from espnet_mt_llm.common import command, str2bool
+from espnet_mt_llm.text.normalise import PROFILES, UNITS
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--ref", required=True, help="the clips that were decoded: dump/<set>, with 'supervision'")
+    parser.add_argument("--hyp", required=True, help="the decode directory, with hyp.seglst.json")
+    parser.add_argument("--unit", choices=UNITS, default="word", help="what an error is counted in")
+    parser.add_argument("--profile", choices=PROFILES, default="none", help="normalisation of both sides")
+    parser.add_argument("--sot_order", help="order of the serialized reference (default: decode.json's, else onset)")
+    parser.add_argument("--tie_rule", help="order of talkers who begin together (default: decode.json's, else speaker)")
+    parser.add_argument("--sot_unit", default="talker", help="what <sc> separates: talker or utterance")
+    parser.add_argument("--speaker_attributed", type=str2bool, default=False, help="also compare speakers by name")
+    parser.add_argument("--out", help="the result (default: score.json in the decode directory)")
+    return parser
+
+
+@command
+def main(argv=None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    args = get_parser().parse_args(argv)
+    from espnet_mt_llm.scoring.score import score_decode, summary
+
+    print(summary(score_decode(**vars(args), command=shlex.join(["python", "-m", "espnet_mt_llm.bin.score_decode", *argv]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Error rates of one clip, as counts: meeteval's cp, ORC and diarization-invariant rates, and the serialized one.
+
+Tokens are strings without white space (see ``text.normalise.tokens``), so words and characters take the same way.
+"""
+
+import math
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.scoring.result_types import Errors
+
+Tokens = Sequence[str]
+Assignment = Tuple[Tuple[Optional[str], Optional[str]], ...]
+
+# The exact ORC search visits (reference tokens) x (each hypothesis length + 1, multiplied) cells, about 2 ms for so
+# many; past it meeteval's greedy search answers in a constant time.
+ORC_EXACT_CELLS = 300_000
+
+
+def _errors(rate) -> Errors:
+    return Errors(rate.length, rate.insertions, rate.deletions, rate.substitutions)
+
+
+def _joined(speakers: Mapping[str, Tokens]) -> Dict[str, str]:
+    return {k: " ".join(v) for k, v in speakers.items()}
+
+
+def cp(reference: Mapping[str, Tokens], hypothesis: Mapping[str, Tokens]) -> Tuple[Errors, Assignment]:
+    """Concatenated minimum-permutation errors, and the assignment (reference speaker, hypothesis speaker).
+
+    >>> reference = {"A": list("abcd"), "B": list("ef")}
+    >>> cp(reference, {"0": list("ef"), "1": list("abcd")})
+    (Errors(length=6, insertions=0, deletions=0, substitutions=0), (('A', '1'), ('B', '0')))
+    >>> errors, _ = cp(reference, {"0": list("abcdef")})
+    >>> errors, round(errors.rate, 3)
+    (Errors(length=6, insertions=2, deletions=2, substitutions=0), 0.667)
+
+    Raises:
+        UserError: more than 20 speakers on one side, meeteval's limit.
+    """
+    from meeteval.wer.wer.cp import cp_word_error_rate
+
+    most = max(len(reference), len(hypothesis))
+    if most > 20:
+        raise UserError(f"{most} speakers in one clip; at most 20 can be scored, check the speaker labels")
+    rate = cp_word_error_rate(_joined(reference), _joined(hypothesis), reference_sort=False, hypothesis_sort=False)
+    return _errors(rate), tuple(rate.assignment)
+
+
+def orc(reference: Sequence[Tokens], hypothesis: Mapping[str, Tokens]) -> Tuple[Errors, bool]:
+    """Optimal reference combination: each reference utterance may go to any hypothesis stream.
+
+    Returns the errors and whether the search was exact (see ``ORC_EXACT_CELLS``).
+
+    >>> orc([["a"], ["c", "d"], ["e"]], {"0": ["a", "c"], "1": ["d", "e"]})
+    (Errors(length=4, insertions=1, deletions=1, substitutions=0), True)
+    """
+    from meeteval.wer.wer.orc import greedy_orc_word_error_rate, orc_word_error_rate
+
+    utterances = [" ".join(u) for u in reference if u]
+    cells = sum(len(u) for u in reference) * math.prod(len(h) + 1 for h in hypothesis.values())
+    exact = cells <= ORC_EXACT_CELLS and 0 < len(hypothesis) <= 10
+    search = orc_word_error_rate if exact else greedy_orc_word_error_rate
+    rate = search(utterances, _joined(hypothesis), reference_sort=False, hypothesis_sort=False)
+    return _errors(rate), exact or not hypothesis
+
+
+def dicp(reference: Mapping[str, Tokens], hypothesis: Sequence[Tokens]) -> Errors:
+    """Diarization-invariant cp errors, greedy: each hypothesis utterance may go to any reference speaker.
+
+    >>> dicp({"A": ["a", "b"], "B": ["c", "d"]}, [["a"], ["b"], ["c", "d"]])
+    Errors(length=4, insertions=0, deletions=0, substitutions=0)
+    """
+    from meeteval.wer.wer.orc import greedy_orc_word_error_rate
+
+    # ORC with the sides swapped, as meeteval defines it: insertions and deletions change places.
+    utterances = [" ".join(u) for u in hypothesis if u]
+    rate = greedy_orc_word_error_rate(utterances, _joined(reference), reference_sort=False, hypothesis_sort=False)
+    return Errors(sum(len(t) for t in reference.values()), rate.deletions, rate.insertions, rate.substitutions)
+
+
+def edit(reference: Tokens, hypothesis: Tokens) -> Errors:
+    """Edit errors of one sequence against another.
+
+    >>> edit("a b c".split(), "a x c d".split())
+    Errors(length=3, insertions=1, deletions=0, substitutions=1)
+    """
+    from meeteval.wer.wer.siso import siso_word_error_rate
+
+    return _errors(siso_word_error_rate(" ".join(reference), " ".join(hypothesis)))
+
+
+def speaker_attributed(reference: Mapping[str, Tokens], hypothesis: Mapping[str, Tokens]) -> Errors:
+    """Errors with speakers compared by name: an unknown name is insertions, a name not found is deletions.
+
+    >>> speaker_attributed({"A": list("abcd"), "B": list("ef")}, {"A": list("ef"), "B": list("abcd")}).rate > 1
+    True
+    """
+    names = dict.fromkeys([*reference, *hypothesis])
+    return sum((edit(reference.get(n, ()), hypothesis.get(n, ())) for n in names), Errors.zero())
+
+
+def align(reference: Tokens, hypothesis: Tokens) -> List[Tuple[Optional[str], Optional[str]]]:
+    """Pair reference and hypothesis tokens by a shortest edit path; None stands opposite an insertion or deletion.
+
+    >>> align("a b c".split(), "a x c d".split())
+    [('a', 'a'), ('b', 'x'), ('c', 'c'), (None, 'd')]
+    """
+    import kaldialign
+
+    # A token that contains white space cannot occur, so it can mark the gaps.
+    gap = " "
+    pairs = kaldialign.align(list(reference), list(hypothesis), gap)
+    return [(None if r == gap else r, None if h == gap else h) for r, h in pairs]

@@ -1,0 +1,287 @@
+"""Score a decode directory against the reference of its set: `supervision` + `hyp.seglst.json` → `score.json`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment
+from espnet_mt_llm.scoring import metrics
+from espnet_mt_llm.scoring.result_types import ClipScore, Errors, SetScore, Speed
+from espnet_mt_llm.text.normalise import check_profile, normalise, tokens
+from espnet_mt_llm.text.serialisation import SC, TIE_RULES, Order, read_supervision, strip_sc, turns
+
+Segments = List[dict]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What must be said beside a number: how text was compared and what was free to permute."""
+
+    unit: str = "word"
+    profile: str = "none"
+    order: Order = Order()
+    speaker_attributed: bool = False
+
+    def __post_init__(self) -> None:
+        check_profile(self.profile)
+        tokens("", self.unit)
+
+
+def read_json(path: Pathlike, repair: str = "") -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        UserError: it does not exist, or is not JSON in UTF-8 (with the line).
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise at(path, None, "no such file", repair) from None
+    except json.JSONDecodeError as e:
+        raise at(path, e.lineno, f"not valid JSON ({e.msg})", repair) from None
+    except UnicodeDecodeError as e:
+        raise at(path, None, f"not UTF-8 ({e.reason} at byte {e.start})", repair) from None
+
+
+def write_json(path: Pathlike, value: Any) -> None:
+    """Write JSON for people and for diffs: indented, with characters as they are, atomically."""
+    with atomic_open(path) as f:
+        f.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_hypothesis(path: Pathlike) -> Dict[str, Segments]:
+    """Read a SegLST hypothesis: clip id → segments in the order they were put out. Times are optional.
+
+    Raises:
+        UserError: not a list of segments with ``session_id``, ``speaker`` and ``words``.
+    """
+    repair = "decode this set again (stage 7)"
+    entries = read_json(path, repair)
+    if not isinstance(entries, list):
+        raise at(path, None, "not a SegLST file: a JSON list of segments is expected", repair)
+    out: Dict[str, Segments] = {}
+    for i, entry in enumerate(entries, 1):
+        keys = ("session_id", "speaker", "words")
+        if not isinstance(entry, dict) or any(k not in entry for k in keys):
+            raise at(path, None, f"segment {i} lacks one of {', '.join(keys)}", repair)
+        if not isinstance(entry["words"], str):
+            raise at(path, None, f"segment {i}: 'words' is not a string", repair)
+        out.setdefault(str(entry["session_id"]), []).append({**entry, "speaker": str(entry["speaker"])})
+    return out
+
+
+def _by_speaker(segments: Sequence[Mapping], convention: Convention) -> Dict[str, List[str]]:
+    """Concatenate each speaker's tokens by start time (segments without times keep their order)."""
+    timed = [s for s in segments if s.get("start_time") is not None]
+    if len(timed) == len(segments):
+        segments = sorted(segments, key=lambda s: s["start_time"])
+    out: Dict[str, List[str]] = {}
+    for s in segments:
+        out.setdefault(s["speaker"], []).extend(_tokens(s["words"], convention))
+    return out
+
+
+def _tokens(text: str, convention: Convention) -> List[str]:
+    return tokens(normalise(strip_sc(text), convention.profile), convention.unit)
+
+
+def _with_sc(texts: Sequence[str], convention: Convention) -> List[str]:
+    out: List[str] = []
+    for i, text in enumerate(texts):
+        out.extend(([SC] if i else []) + _tokens(text, convention))
+    return out
+
+
+def score_clip(clip: str, reference: Segments, hypothesis: Optional[Segments], predicted: Optional[int],
+               convention: Convention) -> Tuple[ClipScore, bool]:
+    """Score one clip; ``hypothesis`` None (there is none) makes every reference token a deletion.
+
+    Returns the score and whether its ORC search was exact.
+    """
+    missing = hypothesis is None
+    hypothesis = hypothesis or []
+    ref, hyp = _by_speaker(reference, convention), _by_speaker(hypothesis, convention)
+    try:
+        cp, assignment = metrics.cp(ref, hyp)
+    except UserError as e:
+        raise UserError(f"clip {clip}: {e}") from None
+    by_start = sorted(reference, key=lambda s: (s["start_time"], s["end_time"], s["speaker"]))
+    orc, exact = metrics.orc([_tokens(s["words"], convention) for s in by_start], hyp)
+    serial_ref = [t.text for t in turns(reference, convention.order)]
+    # The hypothesis stays in the order in which the system put it out; that order is what this rate judges.
+    serial_hyp = [t.text for t in turns([_untimed(s) for s in hypothesis], Order("input", unit=convention.order.unit))]
+    ref_sc, hyp_sc = _with_sc(serial_ref, convention), _with_sc(serial_hyp, convention)
+    errors: Dict[str, Errors] = {
+        "cp": cp,
+        "orc": orc,
+        "dicp": metrics.dicp(ref, [_tokens(s["words"], convention) for s in hypothesis]),
+        "serialized": metrics.edit([t for t in ref_sc if t != SC], [t for t in hyp_sc if t != SC]),
+        "serialized_with_sc": metrics.edit(ref_sc, hyp_sc),
+    }
+    if convention.speaker_attributed:
+        errors["sa"] = metrics.speaker_attributed(ref, hyp)
+    if predicted is None:
+        predicted = sum(1 for words in hyp.values() if words)
+    return ClipScore(clip, len(ref), predicted, errors, assignment, missing), exact
+
+
+def _untimed(segment: Mapping) -> dict:
+    return {"speaker": segment["speaker"], "words": strip_sc(segment["words"]), "start_time": 0.0, "end_time": 0.0}
+
+
+def read_counts(path: Pathlike) -> Optional[Dict[str, int]]:
+    """Read the predicted ``utt2num_spk`` of a decode directory; None when there is none.
+
+    Raises:
+        UserError: a line that is not ``<clip> <whole number>``.
+    """
+    if not Path(path).exists():
+        return None
+    from espnet_mt_llm.datadir.kaldi import read_map
+
+    out = {}
+    for number, (clip, value) in enumerate(read_map(path).items(), 1):
+        if not value.isdecimal():
+            raise at(path, number, f"'{value}' is not a number of speakers", "decode this set again (stage 7)")
+        out[clip] = int(value)
+    return out
+
+
+def _check_ids(known: Mapping, given: Mapping, path: Path, reference: Path) -> None:
+    extra = sorted(set(given) - set(known))
+    if extra:
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        raise at(path, None, f"the clip '{extra[0]}'{more} is not in {reference}",
+                 "score against the set that was decoded (--ref), or decode it again (stage 7)")
+
+
+def score_set(reference: Mapping[str, Segments], hypothesis: Mapping[str, Segments],
+              counts: Optional[Mapping[str, int]], convention: Convention) -> Tuple[List[ClipScore], int]:
+    """Score every reference clip, in order of the reference; also say how many ORC searches were exact."""
+    out, num_exact = [], 0
+    for clip, segments in reference.items():
+        given = None if counts is None else counts.get(clip, 0)
+        one, exact = score_clip(clip, segments, hypothesis.get(clip), given, convention)
+        out.append(one)
+        num_exact += exact
+    return out, num_exact
+
+
+def _set_dict(score: SetScore) -> Dict[str, Any]:
+    return {"clips": score.clips, "metrics": {m: e.as_dict() for m, e in score.errors.items()},
+            "count": score.counts.as_dict()}
+
+
+def _conventions(convention: Convention, counts: Optional[Mapping], num_exact: int, clips: int) -> Dict[str, Any]:
+    greedy = clips - num_exact
+    return {
+        "unit": convention.unit,
+        "profile": convention.profile,
+        "permutation_unit": "clip",
+        "collar": None,
+        "collar_note": "no metric here uses times",
+        "averaging": "micro: errors and reference lengths are summed over clips",
+        "sot_order": convention.order.describe(),
+        "serialized": "<sc> stripped; hypothesis in output order",
+        "serialized_with_sc": "<sc> is one token",
+        "orc": f"meeteval, exact for {num_exact} clips" + (f", greedy for {greedy} longer ones" if greedy else ""),
+        "dicp": "meeteval, greedy",
+        "talker_count": "predicted utt2num_spk" if counts is not None else "hypothesis speakers with words",
+        "missing_hypothesis": "every reference token of the clip is a deletion",
+    }
+
+
+def _clip_dict(c: ClipScore) -> Dict[str, Any]:
+    out: Dict[str, Any] = {"num_speakers": c.num_speakers, "predicted": c.predicted}
+    # [errors, length, insertions, deletions, substitutions]: a table of a whole test set stays readable by eye.
+    out.update({m: [e.errors, e.length, e.insertions, e.deletions, e.substitutions] for m, e in c.errors.items()})
+    out["assignment"] = [list(pair) for pair in c.assignment]
+    if c.missing:
+        out["missing"] = True
+    return out
+
+
+def _identity(hyp_dir: Path, decode: Mapping[str, Any]) -> Dict[str, Any]:
+    """Say which system this is: from decode.json, else from ``<system>/<step>/<decode>/<set>`` in the path."""
+    parts = (["", "", "", ""] + list(hyp_dir.resolve().parts))[-4:]
+    return {key: decode.get(key) or part for key, part in zip(("system", "step", "decode", "set"), parts)}
+
+
+def _speed(decode: Mapping[str, Any], path: Path) -> Optional[Dict[str, Any]]:
+    if decode.get("audio_seconds") is None or decode.get("wall_seconds") is None:
+        return None
+    try:
+        speed = Speed(float(decode["audio_seconds"]), float(decode["wall_seconds"]))
+    except (TypeError, ValueError):
+        raise at(path, None, "audio_seconds and wall_seconds are not numbers", "decode this set again (stage 7)") from None
+    return {**speed.as_dict(), "batch_size": decode.get("batch_size"), "device": decode.get("device"),
+            "num_threads": decode.get("num_threads"), "model_load": "excluded"}
+
+
+def _order(decode: Mapping[str, Any], sot_order: Optional[str], tie_rule: Optional[str], sot_unit: str) -> Order:
+    """Choose the order of the serialized reference: what was asked for, else what decode.json says, else by onset."""
+    recorded = decode.get("tie_rule")
+    return Order(sot_order or decode.get("sot_order") or "onset",
+                 tie_rule or (recorded if recorded in TIE_RULES else "speaker"), unit=sot_unit)
+
+
+def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: str = "none",
+                 sot_order: Optional[str] = None, tie_rule: Optional[str] = None, sot_unit: str = "talker",
+                 speaker_attributed: bool = False, out: Optional[Pathlike] = None, command: str = "") -> Dict[str, Any]:
+    """Score the decode directory ``hyp`` against ``ref``/supervision and write ``score.json``.
+
+    ``command`` is what the record says made it. Returns what was written.
+
+    Raises:
+        UserError: an input that is missing or broken, or a hypothesis for a clip that is not in the reference.
+    """
+    ref, hyp = Path(ref), Path(hyp)
+    reference = read_supervision(ref / "supervision")
+    if not reference:
+        raise at(ref / "supervision", None, "no clips", "make the clips again (stage 3)")
+    hypothesis = read_hypothesis(hyp / "hyp.seglst.json")
+    _check_ids(reference, hypothesis, hyp / "hyp.seglst.json", ref / "supervision")
+    counts = read_counts(hyp / "utt2num_spk")
+    _check_ids(reference, counts or {}, hyp / "utt2num_spk", ref / "supervision")
+    decode_path = hyp / "decode.json"
+    decode = read_json(decode_path) if decode_path.exists() else {}
+    convention = Convention(unit, profile, _order(decode, sot_order, tie_rule, sot_unit), speaker_attributed)
+    clips, num_exact = score_set(reference, hypothesis, counts, convention)
+    now = environment()
+    score = {
+        **_identity(hyp, decode),
+        **_set_dict(SetScore.of(clips)),
+        "by_num_speakers": {str(n): _set_dict(SetScore.of(c for c in clips if c.num_speakers == n))
+                            for n in sorted({c.num_speakers for c in clips})},
+        "speed": _speed(decode, decode_path),
+        "conventions": _conventions(convention, counts, num_exact, len(clips)),
+        "missing_hypotheses": [c.clip for c in clips if c.missing],
+        "reference": str(ref),
+        "commit": now["commit"],
+        "command": command,
+        "environment": now,
+        "decoding": decode,
+        "sessions": {c.clip: _clip_dict(c) for c in clips},
+    }
+    write_json(out or hyp / "score.json", score)
+    return score
+
+
+def summary(score: Mapping[str, Any]) -> str:
+    """Say a score in a line, and what was missing in a second one."""
+    cp, serialized, count = score["metrics"]["cp"], score["metrics"]["serialized"], score["count"]
+    rate = {"word": "WER", "char": "CER", "mixed": "MER"}[score["conventions"]["unit"]]
+    line = (f"{score['system']}/{score['step']}/{score['decode']}/{score['set']}: {score['clips']} clips, "
+            f"cp{rate} {_percent(cp['rate'])} ({cp['errors']} / {cp['length']}), {rate} {_percent(serialized['rate'])}, "
+            f"talker count {_percent(count['accuracy'])}")
+    if score["speed"]:
+        line += f", RTF {score['speed']['rtf']}"
+    missing = score["missing_hypotheses"]
+    if missing:
+        line += f"\nwarning: {len(missing)} clips have no hypothesis and count as deleted, the first is {missing[0]}"
+    return line
+
+
+def _percent(rate: Optional[float]) -> str:
+    return "-" if rate is None else f"{100 * rate:.2f} %"
