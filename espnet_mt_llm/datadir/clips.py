@@ -14,7 +14,7 @@ import numpy as np
 from espnet_mt_llm.common import Pathlike, UserError, at, nearest, progress
 from espnet_mt_llm.datadir.audio import AudioInfo, info, is_pipe, read_audio, write_audio
 from espnet_mt_llm.datadir.kaldi import (
-    DataDir, Utterance, format_seconds, is_signal, key_of, read_table, spk2utt_of, write_map, write_table)
+    OVERSHOOT, DataDir, Utterance, format_seconds, is_signal, key_of, read_table, spk2utt_of, write_map, write_table)
 
 log = logging.getLogger(__name__)
 
@@ -191,8 +191,7 @@ def _names(source: _Source) -> list[str]:
 def _cut(data: DataDir, rec: str, utterances: list[Utterance], duration: float, policy: str,
          max_clip: float) -> Iterable[Clip]:
     for u in utterances:
-        # A tenth of a second is what annotators overshoot; more than that is another recording's transcript.
-        if u.start >= duration or u.end > duration + 0.1:
+        if u.start >= duration or u.end > duration + OVERSHOOT:
             raise at(data.path / "segments", None, f"'{u.utt}' ends at {u.end:g} s but '{rec}' at {duration:g} s",
                      f"repair: utils/fix_data_dir.sh {data.path}")
     try:

@@ -11,6 +11,9 @@ from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
 
+# Annotators overshoot the end of a recording by so many seconds; more means another recording's transcript.
+OVERSHOOT = 0.1
+
 # What the first column of each file of a data directory names.
 _KEYS = (
     ("rec", r"wav\.scp|reco2dur|reco2file_and_channel|(spk|noise|dereverb)\d+\.scp|enroll_spk\d+\.scp|text_spk\d+"
