@@ -1,0 +1,71 @@
+"""Write the audio of a drawn set: mixtures and, where the data directory lists them, their sources and noise."""
+
+from pathlib import Path
+
+import numpy as np
+
+from espnet_mt_llm.common import Pathlike, UserError, progress
+from espnet_mt_llm.datadir.audio import is_pipe, write_audio
+from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.simulation.manifest import MANIFEST, Manifest, Mixture
+from espnet_mt_llm.simulation.mixtures import FULL_SCALE, Rendered, SourceCache, render
+
+
+def write_mixtures(data_dir: Pathlike, job: int = 1, num_jobs: int = 1) -> int:
+    """Write what ``wav.scp``, ``spk1.scp`` … and ``noise1.scp`` point to; return the number of mixtures that were missing.
+
+    Files that are there are kept (they were written whole, and drawing another manifest removes them), so a run after a
+    kill continues.
+
+    Args:
+        job, num_jobs: this call writes every ``num_jobs``-th mixture from the ``job``-th (from 1) on.
+
+    Raises:
+        UserError: no manifest, a source that cannot be read, or a job number out of range.
+    """
+    if not 1 <= job <= num_jobs:
+        raise UserError(f"job {job} of {num_jobs}: the job number must be between 1 and the number of jobs")
+    data_dir = Path(data_dir)
+    manifest = Manifest(data_dir / MANIFEST)
+    views = {path.stem: read_map(path) for path in sorted(data_dir.glob("*.scp"))}
+    cache = SourceCache()
+    written = 0
+    for mixture_id in progress(list(manifest)[job - 1::num_jobs], f"writing {data_dir.name}"):
+        targets = {part: Path(view[mixture_id]) for part, view in views.items()
+                   if mixture_id in view and not is_pipe(view[mixture_id])}
+        missing = {part: path for part, path in targets.items() if not path.exists()}
+        if missing:
+            mixture = manifest[mixture_id]
+            rendered = render(mixture, cache)
+            for part, path in missing.items():
+                write_audio(path, as_int16(part_of(rendered, part)), mixture.rate)
+            written += 1
+    return written
+
+
+def part_of(rendered: Rendered, part: str) -> np.ndarray:
+    """Return the signal that the file ``<part>.scp`` lists: ``wav``, ``spk<k>`` or ``noise1``."""
+    if part == "wav":
+        return rendered.mixture
+    if part == "noise1" and rendered.noise is not None:
+        return rendered.noise
+    if part.startswith("spk") and part[3:].isdigit() and 1 <= int(part[3:]) <= len(rendered.sources):
+        return rendered.sources[int(part[3:]) - 1]
+    raise UserError(f"{part}.scp: the manifest has no such part; draw the mixtures again (stage 2)")
+
+
+def as_int16(samples: np.ndarray) -> np.ndarray:
+    """Turn rendered samples into the 16-bit numbers that they are (no rounding happens here)."""
+    return (samples * np.float32(FULL_SCALE)).astype(np.int16)
+
+
+def render_wav(mixture: Mixture, part: str = "wav") -> bytes:
+    """Return one part of a mixture as the bytes of a WAV file."""
+    import io
+
+    import soundfile
+
+    buffer = io.BytesIO()
+    samples = as_int16(part_of(render(mixture, SourceCache()), part))
+    soundfile.write(buffer, samples, mixture.rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
