@@ -1,1 +1,1 @@
-"""The JOB=1:N launchers, local and Slurm."""
+"""The launchers behind utils/run.py and utils/slurm.py, and the stamps of finished stages; standard library only."""
