@@ -71,7 +71,7 @@ def read_hypothesis(path: Pathlike) -> Dict[str, Segments]:
     return out
 
 
-def _by_speaker(segments: Sequence[Mapping], convention: Convention) -> Dict[str, List[str]]:
+def by_speaker(segments: Sequence[Mapping], convention: Convention) -> Dict[str, List[str]]:
     """Concatenate each speaker's tokens by start time (segments without times keep their order)."""
     timed = [s for s in segments if s.get("start_time") is not None]
     if len(timed) == len(segments):
@@ -101,7 +101,7 @@ def score_clip(clip: str, reference: Segments, hypothesis: Optional[Segments], p
     """
     missing = hypothesis is None
     hypothesis = hypothesis or []
-    ref, hyp = _by_speaker(reference, convention), _by_speaker(hypothesis, convention)
+    ref, hyp = by_speaker(reference, convention), by_speaker(hypothesis, convention)
     try:
         cp, assignment = metrics.cp(ref, hyp)
     except UserError as e:

@@ -1,0 +1,210 @@
+"""The results page: one HTML file that loads nothing, made from score.json, history.json and the decoded text."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence
+
+from espnet_mt_llm.common import Pathlike, UserError, atomic_open
+from espnet_mt_llm.scoring import sessions as show
+from espnet_mt_llm.scoring.charts import curves, line_chart
+from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
+from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
+from espnet_mt_llm.scoring.table import (Row, Score, by_convention, caption, environments, metric_names, percent,
+                                         rows_of, table)
+from espnet_mt_llm.text.serialisation import read_supervision
+
+# The table of single sessions on the page; all of them stand in score.json.
+MAX_SESSIONS = 50
+
+
+def results_section(scores: Sequence[Score]) -> Html:
+    """The same tables as in the README; the line of a whole set stands out."""
+    parts: List[Html] = []
+    for convention, group in by_convention(scores):
+        lines = table(group)
+        first = lines[0].index("talkers")
+        body = []
+        for line in lines[1:]:
+            part = line[-1] == "" and bool(body) and body[-1][1][:4] == line[:4]
+            body.append((part, line))
+        rows = [el("tr", *(el("th", h, class_="num" if i >= first else None) for i, h in enumerate(lines[0])))]
+        for part, line in body:
+            cells = [el("td", "" if part and i < first else cell, class_=_cell_class(i, first, part))
+                     for i, cell in enumerate(line)]
+            rows.append(el("tr", *cells, class_="part" if part else None))
+        whole = el("table", el("thead", rows[0]), el("tbody", *rows[1:]))
+        parts.append(el("div", el("div", whole, class_="scroll"),
+                        el("p", caption(convention, group).replace("`", ""), class_="soft small"), class_="card"))
+    return join(parts or [el("p", "No results yet.", class_="soft")])
+
+
+def _cell_class(i: int, first: int, part: bool) -> Any:
+    # The column after talkers and clips is cp, the number that systems are compared by.
+    return None if i < first else "num main" if i == first + 2 and not part else "num"
+
+
+def confusion(count: Mapping[str, Any]) -> Html:
+    """Draw the talker-count confusion matrix: a row for each reference count, shaded by its share of the row."""
+    rows = count["confusion"]
+    predicted = sorted({int(p) for row in rows.values() for p in row} | {int(r) for r in rows})
+    head = el("tr", el("th", "talkers"), *(el("th", f"said {p}") for p in predicted))
+    body = []
+    for r in sorted(rows, key=int):
+        total = sum(rows[r].values())
+        cells = []
+        for p in predicted:
+            n = rows[r].get(str(p), 0)
+            cells.append(el("td", str(n) if n else "·", class_=None if int(r) == p else "miss",
+                            style=f"--share:{n / total:.3f}", title=f"{r} talkers taken for {p}: {n} of {total} clips"))
+        body.append(el("tr", el("th", r), *cells))
+    return el("table", el("thead", head), el("tbody", *body), class_="matrix")
+
+
+def set_table(score: Score) -> Html:
+    """Every metric of a set in counts, then by number of talkers."""
+    names = metric_names(score["conventions"]["unit"])
+    lines: List[List[Any]] = [["talkers", "metric", "%", "errors", "tokens", "ins", "del", "sub"]]
+    counts = score["by_num_speakers"]
+    parts = ([("all", score)] if len(counts) > 1 else []) + list(counts.items())
+    for talkers, part in parts:
+        for i, (key, e) in enumerate(part["metrics"].items()):
+            lines.append(["" if i else f"{talkers} ({part['clips']} clips)", names[key], percent(e["rate"]), e["errors"],
+                          e["length"], e["insertions"], e["deletions"], e["substitutions"]])
+    return html_table(lines, 2)
+
+
+def sessions_table(score: Score) -> Html:
+    """The worst sessions of a set, one line each."""
+    order = show.ranked(score["sessions"])
+    lines: List[List[Any]] = [["session", "talkers", "said", "%", "errors", "tokens", "ins", "del", "sub"]]
+    for clip in order[:MAX_SESSIONS]:
+        s = score["sessions"][clip]
+        errors, length, *operations = s["cp"]
+        lines.append([clip + (" (no hypothesis)" if s.get("missing") else ""), s["num_speakers"], s["predicted"],
+                      percent(errors / length), errors, length, *operations])
+    what = "All sessions" if len(order) <= MAX_SESSIONS else f"The {MAX_SESSIONS} worst of {len(order)} sessions"
+    return el("details", el("summary", f"{what}, by {metric_names(score['conventions']['unit'])['cp']}"),
+              html_table(lines, 1))
+
+
+def _texts(score: Score, recipe: Path) -> Any:
+    """Read what was said and what was understood; a message instead when a file is no longer there."""
+    reference = recipe / score["reference"]
+    try:
+        return read_supervision(reference / "supervision"), read_hypothesis(Path(score["dir"]) / "hyp.seglst.json")
+    except UserError as e:
+        return str(e)
+
+
+def session_cards(score: Score, recipe: Path) -> List[Html]:
+    """The worst and the median session: time line and alignment."""
+    texts = _texts(score, recipe)
+    if isinstance(texts, str):
+        return [el("p", f"No time lines: {texts}", class_="soft small")]
+    reference, hypothesis = texts
+    out = []
+    convention = Convention(score["conventions"]["unit"], score["conventions"]["profile"])
+    name = metric_names(convention.unit)["cp"]
+    for which, clip in show.worst_and_median(score["sessions"]).items():
+        if clip not in reference:
+            continue
+        s = score["sessions"][clip]
+        pairs = [tuple(pair) for pair in s["assignment"]]
+        said = hypothesis.get(clip, [])
+        untimed = any(h.get("start_time") is None for h in said)
+        note = "Dashed: the system gives no times; drawn where the assigned reference speaker talks." if untimed else ""
+        head = el("summary", f"The {which} session: {clip}, {name} {percent(s['cp'][0] / s['cp'][1])} % "
+                             f"({s['cp'][0]} / {s['cp'][1]}), {s['num_speakers']} talkers, {s['predicted']} said")
+        out.append(el("details", head, show.timeline(reference[clip], said, pairs), el("p", note, class_="soft small"),
+                      show.legend(), show.alignment(reference[clip], said, pairs, convention), open="open"))
+    return out
+
+
+def set_card(score: Score, recipe: Path) -> Html:
+    """Everything about one test set decoded in one way."""
+    count, speed, decode = score["count"], score["speed"], score["decoding"]
+    facts = [f"{score['clips']} clips", f"talker count right in {percent(count['accuracy'])} % ({count['correct']} / {count['total']})"]
+    if speed and speed["rtf"] is not None:
+        facts.append(f"RTF {speed['rtf']:.4f} ({speed['audio_seconds']:.0f} s of audio in {speed['wall_seconds']:.1f} s on "
+                     f"{speed['device']}, {speed['num_threads']} threads, batch {speed['batch_size']}, model load excluded)")
+    if decode.get("count"):
+        facts.append(f"number of talkers from: {decode['count']}")
+    missing = score["missing_hypotheses"]
+    warning = [el("p", f"{len(missing)} clips have no hypothesis and count as deleted: {', '.join(missing[:5])}"
+                       + (" …" if len(missing) > 5 else ""), class_="mark tok del")] if missing else []
+    matrix = el("div", el("h4", "Talker count, clips"), confusion(count))
+    records = el("details", el("summary", "Conventions and commands"), el("dl", *_definitions(score)))
+    return el("div", el("h3", score["set"]), el("p", f"{score['system']} / {score['step']} / {score['decode']}", class_="soft small"),
+              el("p", ", ".join(facts), class_="small"), *warning,
+              el("div", el("div", el("h4", "Errors"), set_table(score)), matrix, class_="two"),
+              *session_cards(score, recipe), sessions_table(score), records, class_="card")
+
+
+def _definitions(score: Score) -> List[Html]:
+    items: Dict[str, Any] = dict(score["conventions"])
+    for key in ("model", "tie_rule", "command"):
+        if score["decoding"].get(key):
+            items[f"decoding {key}"] = score["decoding"][key]
+    items.update({"scoring command": score["command"], "scoring commit": score["commit"]})
+    out = []
+    for key, value in items.items():
+        out += [el("dt", key.replace("_", " ")), el("dd", "none" if value is None else value)]
+    return out
+
+
+def curves_section(exp: Path) -> Html:
+    """Training curves of each step that has a history.json."""
+    cards = []
+    for path in sorted(exp.glob("*/*/history.json")):
+        history = read_json(path, "remove it; the next training run writes it anew")
+        entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
+        charts = [line_chart(name, series) for name, series in curves(entries).items()]
+        if not charts:
+            continue
+        seconds = sum(e.get("seconds") or 0 for e in entries)
+        took = f"{len(entries)} epochs, {seconds / 60:.1f} min" if seconds else f"{len(entries)} epochs"
+        cards.append(el("div", el("h3", f"{path.parent.parent.name} / {path.parent.name}"), el("p", took, class_="soft small"),
+                        el("div", *charts, class_="charts"), class_="card"))
+    return join([el("h2", "Training", id="training"), *cards]) if cards else Html("")
+
+
+def others_section(scores: Sequence[Score], rows: Sequence[Row]) -> Html:
+    """Rows of results.json that no score.json here stands for, such as ablations run elsewhere."""
+    made = {r.key for s in scores for r in rows_of(s)}
+    others = [r for r in rows if r.key not in made]
+    if not others:
+        return Html("")
+    lines = [["system", "set", "metric", "note", "commit", "value", "unit"]]
+    lines += [[r.system, r.set, r.metric, r.note, r.commit, str(r.value), r.unit] for r in others]
+    return join([el("h2", "Further results", id="further"), el("div", html_table(lines, 5), class_="card")])
+
+
+def made_section(scores: Sequence[Score]) -> Html:
+    """Environment and commands."""
+    parts: List[Html] = []
+    for env in environments(scores):
+        parts.append(el("dl", *(x for k, v in env.items() for x in (el("dt", k), el("dd", v)))))
+    commands = dict.fromkeys(c for s in scores for c in (s["decoding"].get("command"), s["command"]) if c)
+    if commands:
+        parts.append(el("pre", "\n".join(commands)))
+    return join([el("h2", "How it was made", id="made"), el("div", *parts, class_="card")]) if parts else Html("")
+
+
+def make_page(title: str, scores: Sequence[Score], rows: Sequence[Row], exp: Pathlike, recipe: Pathlike) -> str:
+    """Return the page as one self-contained document; the same inputs give the same bytes."""
+    models = dict.fromkeys((s["system"], s["step"], s["decoding"]["parameters"]) for s in scores
+                           if s["decoding"].get("parameters"))
+    facts = [f"{len({s['set'] for s in scores})} test sets"]
+    facts += [f"{system} / {step}: {n:,} parameters" for system, step, n in models]
+    training, others = curves_section(Path(exp)), others_section(scores, rows)
+    sections = [("results", "Results", True), ("training", "Training", training), ("further", "Further results", others),
+                ("sets", "Test sets", scores), ("made", "How it was made", scores)]
+    nav = el("nav", *(el("a", name, href=f"#{key}") for key, name, there in sections if there))
+    cards = [set_card(s, Path(recipe)) for s in scores]
+    return page(f"Results: {title}", el("h1", title), el("p", " · ".join(facts), class_="soft"), nav,
+                el("h2", "Results", id="results"), results_section(scores), training, others,
+                *([el("h2", "Test sets", id="sets")] if cards else []), *cards, made_section(scores))
+
+
+def write_page(path: Pathlike, document: str) -> None:
+    with atomic_open(path) as f:
+        f.write(document)

@@ -1,0 +1,304 @@
+"""Tables of results: rows for results.json, the generated part of a recipe's README.md, and the terminal."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, nearest
+from espnet_mt_llm.scoring.score import read_json
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+RATE_NAMES = {"word": "WER", "char": "CER", "mixed": "MER"}
+Score = Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number: what results.json holds. (system, set, metric, note) tells rows apart."""
+
+    system: str
+    set: str
+    metric: str
+    value: Any
+    unit: str = ""
+    commit: str = ""
+    command: str = ""
+    note: str = ""
+
+    @property
+    def key(self) -> Tuple[str, str, str, str]:
+        return (self.system, self.set, self.metric, self.note)
+
+
+def load_scores(exp: Pathlike) -> List[Score]:
+    """Read every ``<system>/<step>/<decode>/<set>/score.json`` under ``exp``, sorted by path.
+
+    The directory of each is added as ``dir``.
+
+    Raises:
+        UserError: a file that is not a score.
+    """
+    out = []
+    for path in sorted(Path(exp).glob("*/*/*/*/score.json")):
+        score = read_json(path)
+        if not isinstance(score, dict) or not {"metrics", "count", "conventions", "sessions"} <= set(score):
+            raise at(path, None, "not a score", f"score it again (stage 8), or remove it: rm {path}")
+        out.append({**score, "dir": str(path.parent)})
+    return out
+
+
+def metric_names(unit: str) -> Dict[str, str]:
+    """Return the name that a rate is printed under, by its key in score.json.
+
+    >>> metric_names("char")["cp"], metric_names("word")["serialized_with_sc"]
+    ('cpCER', 'WER with <sc>')
+    """
+    rate = RATE_NAMES[unit]
+    return {"cp": f"cp{rate}", "orc": f"ORC-{rate}", "dicp": f"DI-cp{rate}", "serialized": rate,
+            "serialized_with_sc": f"{rate} with <sc>", "sa": f"sa{rate}"}
+
+
+def commit_of(score: Mapping[str, Any]) -> str:
+    """Return the commit that made the hypothesis, else the one that scored it."""
+    return score["decoding"].get("environment", {}).get("commit") or score["commit"]
+
+
+def rows_of(score: Score) -> List[Row]:
+    """Turn a score into rows: each metric for the whole set, then by number of talkers when it differs in the set."""
+    name = f"{score['step']}/{score['decode']}"
+    parts = [(name, score)]
+    if len(score["by_num_speakers"]) > 1:
+        parts += [(f"{name}, {n}-talker clips", part) for n, part in score["by_num_speakers"].items()]
+    command = score["decoding"].get("command") or score["command"]
+    rows: List[Row] = []
+
+    def add(metric: str, value: Optional[float], unit: str, note: str) -> None:
+        if value is not None:
+            rows.append(Row(score["system"], score["set"], metric, value, unit, commit_of(score), command, note))
+
+    for note, part in parts:
+        for key, metric in metric_names(score["conventions"]["unit"]).items():
+            if key in part["metrics"] and part["metrics"][key]["rate"] is not None:
+                add(metric, round(100 * part["metrics"][key]["rate"], 2), "%", note)
+        if part["count"]["accuracy"] is not None:
+            add("talker-count accuracy", round(100 * part["count"]["accuracy"], 2), "%", note)
+    if score["speed"]:
+        add("RTF", score["speed"]["rtf"], "", name)
+    if score["decoding"].get("parameters"):
+        # The size belongs to the model, not to a test set.
+        rows.append(Row(score["system"], "", "parameters", score["decoding"]["parameters"], "", commit_of(score),
+                        "", score["step"]))
+    return rows
+
+
+def read_rows(path: Pathlike) -> List[Row]:
+    """Read results.json; no file is no rows.
+
+    Raises:
+        UserError: an entry that is not a row, or a key given twice.
+    """
+    if not Path(path).exists():
+        return []
+    entries = read_json(path, "repair it by hand or restore it: git checkout")
+    if not isinstance(entries, list):
+        raise at(path, None, "a JSON list of rows is expected")
+    names = [f.name for f in dataclasses.fields(Row)]
+    rows: List[Row] = []
+    for i, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or not {"system", "set", "metric", "value"} <= set(entry):
+            raise at(path, None, f"entry {i} lacks system, set, metric or value", "add them")
+        for key in entry:
+            if key not in names:
+                raise at(path, None, f"entry {i}: unknown key '{key}'", nearest(key, names))
+        rows.append(Row(**entry))
+    seen: Dict[tuple, int] = {}
+    for i, row in enumerate(rows, 1):
+        if row.key in seen:
+            raise at(path, None, f"entries {seen[row.key]} and {i} have the same system, set, metric and note",
+                     "give one another note")
+        seen[row.key] = i
+    return rows
+
+
+def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> List[Row]:
+    """Put ``new`` over ``old`` by key and sort; a row that is in ``old`` alone stays."""
+    merged = {r.key: r for r in old}
+    merged.update((r.key, r) for r in new)
+    return [merged[k] for k in sorted(merged)]
+
+
+def percent(rate: Optional[float]) -> str:
+    return "–" if rate is None else f"{100 * rate:.2f}"
+
+
+def conventions_of(score: Score) -> Tuple[str, str, str]:
+    """Numbers may stand in one column only when these agree: unit, profile and what was permuted."""
+    c = score["conventions"]
+    return c["unit"], c["profile"], c["permutation_unit"]
+
+
+def by_convention(scores: Sequence[Score]) -> List[Tuple[Tuple[str, str, str], List[Score]]]:
+    groups: Dict[Tuple[str, str, str], List[Score]] = {}
+    for s in scores:
+        groups.setdefault(conventions_of(s), []).append(s)
+    return sorted(groups.items())
+
+
+def table(scores: Sequence[Score]) -> List[List[str]]:
+    """Return the results table of scores with one convention: a header and a line for each set and talker count."""
+    names = metric_names(scores[0]["conventions"]["unit"])
+    metrics = [m for m in ("cp", "orc", "serialized", "sa") if any(m in s["metrics"] for s in scores)]
+    out = [["system", "step", "decoding", "set", "talkers", "clips", *(f"{names[m]} %" for m in metrics), "count acc. %", "RTF"]]
+    for s in scores:
+        counts = s["by_num_speakers"]
+        parts = [("–".join(dict.fromkeys([min(counts, key=int), max(counts, key=int)])), s)]
+        if len(counts) > 1:
+            parts += list(counts.items())
+        for talkers, part in parts:
+            rtf = s["speed"]["rtf"] if part is s and s["speed"] else None
+            out.append([s["system"], s["step"], s["decode"], s["set"], talkers, str(part["clips"]),
+                        *(percent(part["metrics"][m]["rate"]) if m in part["metrics"] else "–" for m in metrics),
+                        percent(part["count"]["accuracy"]), "" if rtf is None else f"{rtf:.4f}"])
+    return out
+
+
+def plain(lines: Sequence[Sequence[str]]) -> str:
+    """Lay a table out for the terminal, numbers to the right.
+
+    >>> print(plain([["set", "cpWER"], ["test", "5.10"], ["dev_clean", "12.00"]]))
+    set        cpWER
+    ---------  -----
+    test        5.10
+    dev_clean  12.00
+    """
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    right = [all(_is_number(line[i]) for line in lines[1:]) for i in range(len(lines[0]))]
+
+    def one(line: Sequence[str]) -> str:
+        return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)).rstrip()
+
+    return "\n".join([one(lines[0]), "  ".join("-" * w for w in widths), *(one(line) for line in lines[1:])])
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "").replace("–", "").replace("-", "").isdecimal() or text in ("", "–")
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown; whatever a cell holds stays text.
+
+    >>> print(markdown([["set", "cpWER"], ["a|b", "5.10"]]))
+    | set | cpWER |
+    |---|---:|
+    | a\\|b | 5.10 |
+    """
+    right = [all(_is_number(line[i]) for line in lines[1:]) for i in range(len(lines[0]))]
+    rows = [_md_line(lines[0]), "|" + "|".join("---:" if r else "---" for r in right) + "|"]
+    return "\n".join(rows + [_md_line(line) for line in lines[1:]])
+
+
+def _md_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_md(c) for c in cells) + " |"
+
+
+def _md(text: Any) -> str:
+    text = " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|")
+    return text.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def environments(scores: Sequence[Score]) -> List[Dict[str, str]]:
+    """Return the different environments that the hypotheses were made in."""
+    out: List[Dict[str, str]] = []
+    for s in scores:
+        env = {k: str(v) for k, v in (s["decoding"].get("environment") or s["environment"]).items()}
+        if env not in out:
+            out.append(env)
+    return out
+
+
+def caption(convention: Tuple[str, str, str], scores: Sequence[Score]) -> str:
+    """Say in a sentence what the numbers of a table mean."""
+    unit, profile, permutation = convention
+    orders = "; ".join(dict.fromkeys(s["conventions"]["sot_order"] for s in scores))
+    name = RATE_NAMES[unit]
+    return (f"Unit {unit}, normalisation `{profile}`, speakers permuted by {permutation}, micro-averaged. "
+            f"{name}: serialized transcript, reference order: {orders}; <sc> is stripped.")
+
+
+def readme_block(scores: Sequence[Score], rows: Sequence[Row]) -> str:
+    """Write what stands between the markers: tables, other rows, environment and commands."""
+    parts = ["<!-- This part is generated (bin/make_results.py); what is outside of the markers is kept. -->"]
+    for convention, group in by_convention(scores):
+        parts += [_md_sentence(caption(convention, group)), markdown(table(group))]
+    made = {r.key for s in scores for r in rows_of(s)}
+    others = [r for r in rows if r.key not in made]
+    if others:
+        parts += ["**Further results**", markdown([["system", "set", "metric", "value", "unit", "note", "commit"]] + [
+            [r.system, r.set, r.metric, str(r.value), r.unit, r.note, r.commit] for r in others])]
+    if not scores and not others:
+        parts.append("No results yet: `./run.sh` makes them.")
+    models = dict.fromkeys((s["system"], s["step"], s["decoding"]["parameters"]) for s in scores
+                           if s["decoding"].get("parameters"))
+    if models:
+        parts.append("\n".join(f"- `{system}/{step}`: {count:,} parameters" for system, step, count in models))
+    for env in environments(scores):
+        parts.append("Environment: " + ", ".join(f"{k} {_md(v)}" for k, v in env.items()))
+    commands = dict.fromkeys(c for s in scores for c in (s["decoding"].get("command"), s["command"]) if c)
+    if commands:
+        parts.append("<details><summary>Commands</summary>\n\n```\n" + "\n".join(commands) + "\n```\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _md_sentence(text: str) -> str:
+    return text.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def insert_block(text: str, block: str, where: Pathlike = "README.md") -> str:
+    """Replace what is between the markers; without markers the block is added at the end.
+
+    >>> insert_block("# t\\n\\n<!-- results:begin -->\\nold\\n<!-- results:end -->\\nmine\\n", "new")
+    '# t\\n\\n<!-- results:begin -->\\nnew\\n<!-- results:end -->\\nmine\\n'
+
+    Raises:
+        UserError: one marker without the other, in the wrong order or more than once.
+    """
+    lines = [line.strip() for line in text.split("\n")]
+    begins, ends = (tuple(i for i, line in enumerate(lines, 1) if line == m) for m in (BEGIN, END))
+    if not begins and not ends:
+        gap = "" if not text or text.endswith("\n\n") else "\n" if text.endswith("\n") else "\n\n"
+        return f"{text}{gap}{BEGIN}\n{block}\n{END}\n"
+    if len(begins) != 1 or len(ends) != 1 or begins[0] > ends[0]:
+        raise at(where, (begins + ends)[0], f"expected one '{BEGIN}' and after it one '{END}', each on its own line",
+                 "remove the markers or put them right")
+    kept = text.split("\n")
+    return "\n".join(kept[:begins[0]] + [block] + kept[ends[0] - 1:])
+
+
+def write_readme(path: Pathlike, block: str, title: str) -> None:
+    """Put ``block`` between the markers of a README, which is made when there is none. Equal bytes are not rewritten."""
+    path = Path(path)
+    try:
+        old = path.read_bytes().decode("utf-8") if path.exists() else f"# {title}\n"
+    except UnicodeDecodeError as e:
+        raise at(path, None, f"not UTF-8 ({e.reason} at byte {e.start})", "convert it with iconv") from None
+    new = insert_block(old, block, path)
+    if not path.exists() or new != old:
+        with atomic_open(path, newline="") as f:
+            f.write(new)
+
+
+def terminal(scores: Sequence[Score], page: Optional[Pathlike] = None) -> str:
+    """Return what ends a run: a table for each convention, then where the page is.
+
+    Raises:
+        UserError: there are no scores.
+    """
+    if not scores:
+        raise UserError("no score.json was found; decode and score first: ./run.sh --stage 7")
+    parts = []
+    for convention, group in by_convention(scores):
+        parts += [plain(table(group)), caption(convention, group)]
+    if page is not None and Path(page).exists():
+        parts.append(f"Results page: {Path(page).resolve()}")
+    return "\n\n".join(parts)
