@@ -1,0 +1,150 @@
+"""Decode a directory of clips with a model that transcribes batches; write SegLST, talker counts and timing."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import numpy as np
+import torch
+
+from espnet_mt_llm.common import Pathlike, at, from_mapping, load_yaml, progress
+from espnet_mt_llm.datadir.audio import read_audio
+from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.text.serialisation import Order
+from espnet_mt_llm.train.preprocess import as_samples
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """What `conf/decode_sctc.yaml` may say.
+
+    Attributes:
+        count: ``head`` routes by the talker-count head, ``oracle`` by the reference, ``forced`` by ``num_talkers``.
+        num_talkers: for ``forced``.
+        batch_size: clips decoded together; clips of like length share a batch.
+        weights: file of the weights; the best there are when empty.
+        num_threads: CPU threads.
+        device: ``cpu``, ``cuda`` …
+    """
+
+    count: str = "head"
+    num_talkers: Optional[int] = None
+    batch_size: int = 16
+    weights: str = ""
+    num_threads: int = 1
+    device: str = "cpu"
+
+    @classmethod
+    def load(cls, path: Optional[Pathlike]) -> "DecodeConfig":
+        """Read and check a YAML file; the defaults without one.
+
+        Raises:
+            UserError: an unknown key or a value that makes no sense.
+        """
+        config = from_mapping(cls, load_yaml(path) or {}, path) if path else cls()
+        where = path or "decode configuration"
+        if config.count not in ("head", "oracle", "forced"):
+            raise at(where, None, f"count: '{config.count}'", "it is head, oracle or forced")
+        if (config.count == "forced") != (config.num_talkers is not None):
+            raise at(where, None, f"count: {config.count} with num_talkers: {config.num_talkers}",
+                     "num_talkers goes with count: forced")
+        if config.batch_size < 1 or config.num_threads < 1:
+            raise at(where, None, "batch_size and num_threads must be at least 1")
+        return config
+
+    def describe(self) -> str:
+        """Say how the talkers are counted, e.g. ``forced:2``."""
+        return f"forced:{self.num_talkers}" if self.count == "forced" else self.count
+
+
+def clip_batches(data_dir: Path, batch_size: int, job: int, num_jobs: int) -> list[list[str]]:
+    """Share the clips of ``data_dir`` among ``num_jobs`` and put those of like length into batches, longest first.
+
+    Raises:
+        UserError: the directory is no directory of clips.
+    """
+    sizes = {clip: int(n) for clip, n in read_map(data_dir / "utt2num_samples").items()}
+    order = sorted(sizes, key=lambda clip: (-sizes[clip], clip))
+    # Every num_jobs-th clip, so that the jobs get the same amount of audio.
+    mine = order[job - 1 :: num_jobs]
+    return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+
+
+class Transcriber:
+    """A loaded sctc model and its tokenizer.
+
+    Args:
+        model_dir: the training's output.
+        config: how to decode.
+    """
+
+    def __init__(self, model_dir: Pathlike, config: DecodeConfig) -> None:
+        from espnet_mt_llm.inference.model import load_model, task_class
+
+        torch.set_num_threads(config.num_threads)
+        torch.set_flush_denormal(True)
+        begin = time.perf_counter()
+        self.config = config
+        self.model, self.args, self.weights = load_model(model_dir, "sctc", config.weights, config.device)
+        self.tokenizer = task_class("sctc").tokenizer(self.args)
+        self.load_seconds = time.perf_counter() - begin
+
+    def __call__(self, clips: Sequence[np.ndarray], counts: Optional[Sequence[int]] = None
+                 ) -> tuple[list[list[str]], list[int]]:
+        """Return the texts of the talkers of each clip in onset order, and the talker count of the head.
+
+        Args:
+            clips: samples ``(N,)`` each.
+            counts: route by these counts instead of the head's.
+        """
+        lengths = torch.tensor([len(c) for c in clips])
+        speech = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(c) for c in clips], batch_first=True)
+        device = self.config.device
+        routed = None if counts is None else torch.tensor(counts, device=device)
+        texts, predicted = self.model.transcribe(speech.to(device), lengths.to(device), routed)
+        return [[self.tokenizer.decode(ids) for ids in clip] for clip in texts], predicted.tolist()
+
+
+def _reference_counts(data_dir: Path) -> dict[str, int]:
+    path = data_dir / "utt2num_spk"
+    if not path.exists():
+        raise at(path, None, "no such file", "count: oracle needs the reference talker counts")
+    return {clip: int(n) for clip, n in read_map(path).items()}
+
+
+def decode(model_dir: Pathlike, data_dir: Pathlike, config: DecodeConfig, job: int = 1, num_jobs: int = 1,
+           transcriber: Optional[Transcriber] = None) -> tuple[list[dict], dict[str, int], dict[str, Any]]:
+    """Decode the clips of one job; return SegLST segments, predicted talker counts, and the record of the run.
+
+    The k-th talker of a clip is the speaker ``str(k)``; a segment spans the clip, because serialized CTC gives no times.
+    """
+    data_dir = Path(data_dir)
+    batches = clip_batches(data_dir, config.batch_size, job, num_jobs)
+    wav = read_map(data_dir / "wav.scp")
+    reference = _reference_counts(data_dir) if config.count == "oracle" else {}
+    run = transcriber or Transcriber(model_dir, config)
+    segments, counts, audio_seconds, wall = [], {}, 0.0, 0.0
+    for clips in progress(batches, f"decoding {data_dir.name}"):
+        begin = time.perf_counter()
+        samples = [as_samples(read_audio(wav[clip])[::-1], run.args.rate, clip) for clip in clips]
+        given = None
+        if config.count != "head":
+            given = [reference[c] if config.count == "oracle" else config.num_talkers or 1 for c in clips]
+        texts, predicted = run(samples, given)
+        wall += time.perf_counter() - begin
+        for clip, talkers, count, speech in zip(clips, texts, predicted, samples):
+            seconds = len(speech) / run.args.rate
+            audio_seconds += seconds
+            counts[clip] = count
+            segments += [{"session_id": clip, "speaker": str(k), "start_time": 0.0, "end_time": round(seconds, 3),
+                          "words": text} for k, text in enumerate(talkers)]
+    order = Order(**(run.args.order_conf or {}))
+    record = {
+        "audio_seconds": round(audio_seconds, 3), "wall_seconds": round(wall, 3),
+        "load_seconds": round(run.load_seconds, 3), "batch_size": config.batch_size, "device": config.device,
+        "num_threads": config.num_threads, "count": config.describe(), "weights": str(run.weights),
+        "parameters": sum(p.numel() for p in run.model.parameters()), "profile": run.args.profile,
+        "sot_order": order.order, "tie_rule": order.describe(),
+    }
+    return segments, counts, record

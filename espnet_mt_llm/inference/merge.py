@@ -1,0 +1,55 @@
+"""The results of decoding jobs: one file a job, joined into the files that scoring reads. Starts without torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from espnet_mt_llm.common import Pathlike, at, atomic_open, environment
+from espnet_mt_llm.datadir.kaldi import write_map
+
+HYP, COUNTS, RECORD = "hyp.seglst.json", "utt2num_spk", "decode.json"
+
+
+def write_part(out_dir: Pathlike, job: int, num_jobs: int, segments: list[dict], counts: dict[str, int],
+               record: dict[str, Any]) -> None:
+    """Write the result of one job to ``out_dir/part.<job>of<num_jobs>.json``."""
+    with atomic_open(part_path(out_dir, job, num_jobs)) as f:
+        json.dump({"segments": segments, "counts": counts, "record": record}, f, ensure_ascii=False)
+
+
+def part_path(out_dir: Pathlike, job: int, num_jobs: int) -> Path:
+    """Return where the result of a job is written."""
+    return Path(out_dir) / "parts" / f"part.{job}of{num_jobs}.json"
+
+
+def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
+    """Join the parts of all jobs: ``hyp.seglst.json``, ``utt2num_spk``, ``decode.json``; return the number of clips.
+
+    Args:
+        out_dir: the decode directory.
+        num_jobs: number of parts.
+        names: what the record says beside the measurements: system, step, set, decode, model, command.
+
+    Raises:
+        UserError: the part of a job is missing.
+    """
+    parts = []
+    for job in range(1, num_jobs + 1):
+        path = part_path(out_dir, job, num_jobs)
+        if not path.exists():
+            raise at(path, None, f"the result of job {job} of {num_jobs} is missing", "run the stage 'decode' again")
+        parts.append(json.loads(path.read_text(encoding="utf-8")))
+    segments = sorted((s for part in parts for s in part["segments"]), key=lambda s: (s["session_id"], s["speaker"]))
+    counts = {clip: str(n) for part in parts for clip, n in part["counts"].items()}
+    record = dict(parts[0]["record"])
+    for key in ("audio_seconds", "wall_seconds"):
+        record[key] = round(sum(part["record"][key] for part in parts), 3)
+    out_dir = Path(out_dir)
+    with atomic_open(out_dir / HYP) as f:
+        json.dump(segments, f, ensure_ascii=False, indent=1)
+        f.write("\n")
+    write_map(out_dir / COUNTS, counts)
+    with atomic_open(out_dir / RECORD) as f:
+        json.dump({**names, **record, "environment": environment()}, f, ensure_ascii=False, indent=1)
+        f.write("\n")
+    return len(counts)

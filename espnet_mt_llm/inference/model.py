@@ -1,0 +1,61 @@
+"""Load a trained model: its configuration, token list and weights."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml
+
+# The best model first; each is made later than the one after it.
+WEIGHTS = ("valid.loss.ave.pth", "valid.loss.best.pth", "latest.pth")
+
+
+def task_class(name: str) -> Any:
+    """Return the task class of a system.
+
+    Raises:
+        UserError: no such system.
+    """
+    if name == "sctc":
+        from espnet_mt_llm.tasks.sctc import SCTCTask
+
+        return SCTCTask
+    raise UserError(f"unknown task '{name}'; valid: sctc")
+
+
+def find_weights(model_dir: Pathlike, name: str = "") -> Path:
+    """Return the weights ``name`` of ``model_dir``, or the best ones there are.
+
+    Raises:
+        UserError: there are none.
+    """
+    model_dir = Path(model_dir)
+    for candidate in [name] if name else WEIGHTS:
+        if (model_dir / candidate).is_file():
+            return model_dir / candidate
+    raise at(model_dir / (name or WEIGHTS[0]), None, "no such model", "train it with the stage 'train'")
+
+
+def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = "cpu"
+               ) -> tuple[torch.nn.Module, Namespace, Path]:
+    """Return the model of ``model_dir`` in evaluation mode, its training arguments, and the file of its weights.
+
+    Raises:
+        UserError: the directory holds no model, or weights of another configuration.
+    """
+    path = find_weights(model_dir, weights)
+    config = load_yaml(Path(model_dir) / "config.yaml")
+    args = Namespace(**config)
+    if args.bpemodel and not Path(args.bpemodel).exists():
+        # A packed model carries its files beside it.
+        args.bpemodel = str(Path(model_dir) / Path(args.bpemodel).name)
+    model = task_class(task).build_model(args)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as e:
+        raise at(path, None, f"the weights do not fit {model_dir}/config.yaml ({str(e).splitlines()[1].strip()})",
+                 "use the model and the configuration of one training") from None
+    return model.to(device).eval(), args, path

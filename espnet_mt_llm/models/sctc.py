@@ -1,0 +1,193 @@
+"""Encoder-only serialized CTC, routed by a talker-count head (arXiv 2603.10587)."""
+
+import logging
+from typing import Any, Optional, Sequence
+
+import torch
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch.nn import functional as F
+
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.encoders.interface import SpeechEncoder
+from espnet_mt_llm.nets.separator import Separator
+from espnet_mt_llm.nets.serialized_ctc import greedy_ctc, serialized_ctc_loss
+from espnet_mt_llm.nets.talker_count import TalkerCountHead
+
+
+class Branch(torch.nn.Module):
+    """What is specific to K talkers: upper encoder blocks, the separator, and K CTC heads in onset order.
+
+    Args:
+        input_size: D of the shared encoder.
+        num_talkers: K.
+        vocabulary_size: V, blank included.
+        blocks: upper encoder blocks ``(B, T, D) -> (L, B, T, D)``; none when None.
+        separator_conf: arguments of :class:`~espnet_mt_llm.nets.separator.Separator`.
+    """
+
+    def __init__(self, input_size: int, num_talkers: int, vocabulary_size: int,
+                 blocks: Optional[torch.nn.Module] = None, separator_conf: Optional[dict[str, Any]] = None) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.separator = Separator(input_size, num_talkers, **(separator_conf or {}))
+        self.heads = torch.nn.ModuleList(
+            torch.nn.Linear(self.separator.output_size, vocabulary_size) for _ in range(num_talkers)
+        )
+
+    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return log posteriors ``(B, K, T, V)`` in float32 from the shared encoder's ``(B, T, D)``."""
+        if self.blocks is not None:
+            hidden = self.blocks(hidden, lengths)[-1]
+        streams = self.separator(hidden, lengths)
+        logits = torch.stack([head(stream) for head, stream in zip(self.heads, streams.unbind(1))], dim=1)
+        return logits.float().log_softmax(dim=-1)
+
+
+class SCTCModel(AbsESPnetModel):
+    """Shared encoder, talker-count head, and a branch for each number of talkers 1 .. K_max.
+
+    Loss: ``ctc_weight * L_sCTC + count_weight * L_count``; a clip trains the branch of its true talker count, the
+    count head routes when decoding.
+
+    Args:
+        encoder: the shared speech encoder.
+        count_head: the talker-count head; its input is the last layer of ``encoder``.
+        branches: branch ``i`` serves ``i + 1`` talkers.
+        tokens: the token list; index 0 is the blank.
+        ctc_weight, count_weight: weights of the two losses.
+        pit: choose the CTC assignment of least loss instead of onset order.
+        detach_count: the count head does not train the encoder.
+    """
+
+    def __init__(self, encoder: SpeechEncoder, count_head: TalkerCountHead, branches: Sequence[Branch],
+                 tokens: Sequence[str], ctc_weight: float = 1.0, count_weight: float = 0.3, pit: bool = False,
+                 detach_count: bool = False) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.count_head = count_head
+        self.branches = torch.nn.ModuleList(branches)
+        self.tokens = list(tokens)
+        self.ctc_weight, self.count_weight = ctc_weight, count_weight
+        self.pit, self.detach_count = pit, detach_count
+
+    @property
+    def max_talkers(self) -> int:
+        """K_max."""
+        return len(self.branches)
+
+    def encode(self, speech: torch.Tensor, speech_lengths: torch.Tensor
+               ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the shared hidden states ``(B, T, D)``, their lengths ``(B,)`` and count logits ``(B, K_max)``."""
+        layers, lengths = self.encoder(speech, speech_lengths)
+        hidden = layers[-1]
+        return hidden, lengths, self.count_head(hidden.detach() if self.detach_count else hidden, lengths)
+
+    def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor, text: torch.Tensor,
+                text_lengths: torch.Tensor, talkers: torch.Tensor, talkers_lengths: Optional[torch.Tensor] = None,
+                utt_id: Optional[Sequence[str]] = None
+                ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """Return the loss, statistics and weight of a batch.
+
+        Args:
+            speech: ``(B, N)`` samples.
+            speech_lengths: ``(B,)``.
+            text: ``(B, L)`` token ids of all talkers in onset order, one after the other.
+            text_lengths: ``(B,)``.
+            talkers: ``(B, K_max)`` tokens of each talker; -1 where there is no such talker.
+            utt_id: clip ids, named when a loss is not finite.
+        """
+        hidden, lengths, logits = self.encode(speech, speech_lengths)
+        counts = (talkers >= 0).sum(dim=1)
+        loss_count = F.cross_entropy(logits, counts - 1, reduction="none")
+        loss_ctc = hidden.new_zeros(hidden.size(0))
+        stats: dict[str, Any] = {}
+        errors = total = 0
+        for k in counts.unique().tolist():
+            rows = (counts == k).nonzero().squeeze(1)
+            size = int(lengths[rows].max())
+            log_probs = self.branches[k - 1](hidden[rows, :size], lengths[rows])
+            targets, target_lengths = split_talkers(text[rows], talkers[rows, :k])
+            losses, order = serialized_ctc_loss(log_probs, lengths[rows], targets, target_lengths, pit=self.pit)
+            loss_ctc = loss_ctc.index_copy(0, rows, losses.to(loss_ctc.dtype))
+            stats[f"loss_ctc_{k}"] = losses.detach().mean()
+            if not self.training:
+                wrong, reference = token_errors(log_probs, lengths[rows], targets, target_lengths, order)
+                errors, total = errors + wrong, total + reference
+        loss = self.ctc_weight * loss_ctc + self.count_weight * loss_count
+        finite = torch.isfinite(loss)
+        if not finite.all():
+            loss = self._drop_not_finite(loss, finite, utt_id)
+        stats |= {
+            "loss": loss.detach().mean(), "loss_ctc": loss_ctc.detach()[finite].mean(),
+            "loss_count": loss_count.detach()[finite].mean(),
+            "acc_count": (logits.argmax(dim=1) + 1 == counts).float().mean(),
+        }
+        if not self.training:
+            stats["token_error"] = torch.tensor(errors / max(1, total))
+        return force_gatherable((loss.mean(), stats, speech.new_tensor(float(speech.size(0)))), loss.device)
+
+    @staticmethod
+    def _drop_not_finite(loss: torch.Tensor, finite: torch.Tensor, utt_id: Optional[Sequence[str]]) -> torch.Tensor:
+        names = [u for u, good in zip(utt_id or map(str, range(len(loss))), finite.tolist()) if not good]
+        message = f"the loss is not finite for {', '.join(names)}"
+        if not finite.any():
+            raise UserError(f"{message}: the whole batch; look at these clips, or lower the learning rate")
+        logging.warning("%s; left out of this batch", message)
+        return loss[finite]
+
+    def collect_feats(self, speech: torch.Tensor, speech_lengths: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+        """Give ESPnet's statistics stage the speech itself; this toolkit needs no statistics pass."""
+        return {"feats": speech, "feats_lengths": speech_lengths}
+
+    @torch.no_grad()
+    def transcribe(self, speech: torch.Tensor, speech_lengths: torch.Tensor, counts: Optional[torch.Tensor] = None
+                   ) -> tuple[list[list[list[int]]], torch.Tensor]:
+        """Decode a batch: route by the count head, or by ``counts`` ``(B,)`` when given, then greedy CTC.
+
+        Returns:
+            for each clip, the token ids of its talkers in onset order; and the counts that the head predicted ``(B,)``.
+        """
+        hidden, lengths, logits = self.encode(speech, speech_lengths)
+        predicted = logits.argmax(dim=1) + 1
+        routed = predicted if counts is None else counts.clamp(1, self.max_talkers)
+        texts: list[list[list[int]]] = [[] for _ in range(len(routed))]
+        for k in routed.unique().tolist():
+            rows = (routed == k).nonzero().squeeze(1)
+            size = int(lengths[rows].max())
+            log_probs = self.branches[k - 1](hidden[rows, :size], lengths[rows])
+            decoded = greedy_ctc(log_probs.flatten(0, 1), lengths[rows].repeat_interleave(k))
+            for i, row in enumerate(rows.tolist()):
+                texts[row] = decoded[i * k : (i + 1) * k]
+        return texts, predicted
+
+
+def split_talkers(text: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut each row of ``text`` ``(B, L)`` into its talkers: targets ``(B, K, L')`` by ``sizes`` ``(B, K)``.
+
+    >>> split_talkers(torch.tensor([[5, 6, 7]]), torch.tensor([[1, 2]]))[0].tolist()
+    [[[5, 0], [6, 7]]]
+    """
+    longest = max(1, int(sizes.max()))
+    starts = sizes.cumsum(dim=1) - sizes
+    steps = torch.arange(longest, device=text.device)
+    index = (starts.unsqueeze(-1) + steps).clamp(max=max(0, text.size(1) - 1))
+    if not text.size(1):
+        return text.new_zeros(*sizes.shape, longest), sizes
+    targets = text.unsqueeze(1).expand(-1, sizes.size(1), -1).gather(2, index)
+    return targets.masked_fill(steps >= sizes.unsqueeze(-1), 0), sizes
+
+
+def token_errors(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor,
+                 order: torch.Tensor) -> tuple[int, int]:
+    """Count token errors of the best path against the talkers in ``order``, and the reference tokens."""
+    import editdistance
+
+    talkers = log_probs.size(1)
+    decoded = greedy_ctc(log_probs.flatten(0, 1), lengths.repeat_interleave(talkers))
+    errors = 0
+    for b, row in enumerate(order.tolist()):
+        for k, stream in enumerate(row):
+            reference = targets[b, k, : target_lengths[b, k]].tolist()
+            errors += editdistance.eval(reference, decoded[b * talkers + stream])
+    return errors, int(target_lengths.sum())

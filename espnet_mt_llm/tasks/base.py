@@ -1,0 +1,158 @@
+"""What the tasks share: arguments, data, preprocessing, checked configurations."""
+
+import argparse
+import inspect
+import os
+from pathlib import Path
+from typing import Any, Callable, Optional, Sequence
+
+import torch
+from espnet2.tasks.abs_task import AbsTask
+from espnet2.utils.types import str2bool
+from espnet2.utils.nested_dict_action import NestedDictAction
+
+from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml, nearest
+from espnet_mt_llm.text.serialisation import Order
+from espnet_mt_llm.text.token_list import TOKEN_TYPES, Tokenizer, read_token_list
+from espnet_mt_llm.train.collate import pad_batch
+from espnet_mt_llm.train.data_types import register
+from espnet_mt_llm.train.preprocess import TalkerTexts
+from espnet_mt_llm.train.trainer import Trainer
+
+# What --debug changes: enough to run every line of the training, nothing more.
+DEBUG = {"max_epoch": 2, "num_iters_per_epoch": 3, "batch_bins": 400000, "num_workers": 0, "keep_nbest_models": [1]}
+
+
+def build(factory: Callable[..., Any], conf: Optional[dict], where: str, *args: Any, **fixed: Any) -> Any:
+    """Call ``factory(*args, **fixed, **conf)`` after checking the keys of ``conf``.
+
+    Raises:
+        UserError: an unknown key (the nearest valid one is named), or a value that ``factory`` refuses.
+    """
+    conf = conf or {}
+    parameters = inspect.signature(factory).parameters
+    valid = [p for p in parameters if p not in fixed and p not in ("self", "args", "kwargs", "conf")]
+    valid = valid[len(args):]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in conf:
+            if key not in valid:
+                raise UserError(f"{where}: unknown key '{key}'; {nearest(str(key), valid)}")
+    try:
+        return factory(*args, **fixed, **conf)
+    except TypeError as e:
+        raise UserError(f"{where}: {e}; see {factory.__module__}.{factory.__qualname__}") from None
+
+
+class MultiTalkerTask(AbsTask):
+    """The base of the tasks of this toolkit.
+
+    Data come as two directories of clips (``--train_dir``, ``--valid_dir``); targets are built from ``supervision``
+    when a clip is read.
+    """
+
+    num_optimizers = 1
+    class_choices_list: list = []
+    trainer = Trainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments that every task of this toolkit takes."""
+        group = parser.add_argument_group(description="Multi-talker data")
+        parser.set_defaults(required=parser.get_default("required") + ["token_list"], batch_type="numel",
+                            batch_bins=2000000, num_workers=1, use_matplotlib=False, keep_nbest_models=[5],
+                            best_model_criterion=[["valid", "loss", "min"]], num_att_plot=0)
+        group.add_argument("--train_dir", default=None, help="clips to train on (dump/<set>)")
+        group.add_argument("--valid_dir", default=None, help="clips to choose the model by")
+        group.add_argument("--rate", type=int, default=16000, help="sampling rate in Hz")
+        group.add_argument("--token_list", default=None, help="token list, one a line")
+        group.add_argument("--token_type", default="word", choices=TOKEN_TYPES)
+        group.add_argument("--bpemodel", default=None, help="sentencepiece model; default: beside the token list")
+        group.add_argument("--profile", default="none", help="text normalisation profile")
+        group.add_argument("--order_conf", action=NestedDictAction, default={}, help="SOT order: order, tie_rule, tie")
+        group.add_argument("--speed_factors", type=float, nargs="*", default=[], help="speeds to draw from, e.g. 0.9 1.1")
+        group.add_argument("--max_talkers", type=int, default=3, help="K_max")
+        group.add_argument("--num_threads", type=int, default=0, help="CPU threads of the training; 0: all cores")
+        group.add_argument("--debug", type=str2bool, default=False, help="a few steps only, to see that all runs")
+
+    @classmethod
+    def tokenizer(cls, args: argparse.Namespace) -> Tokenizer:
+        """Return the tokenizer of ``--token_list``."""
+        tokens = args.token_list if isinstance(args.token_list, list) else read_token_list(args.token_list)
+        model = args.bpemodel
+        if model is None and args.token_type == "bpe" and isinstance(args.token_list, str):
+            model = Path(args.token_list).parent / "bpe.model"
+        return Tokenizer(tokens, args.token_type, model)
+
+    @classmethod
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:
+        """Pad samples and ids with 0 (``talkers`` have one length and need no padding)."""
+        return pad_batch
+
+    @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> TalkerTexts:
+        """Per-talker token ids from ``supervision``."""
+        order = build(Order, args.order_conf, "order_conf")
+        return TalkerTexts(cls.tokenizer(args), args.profile, args.max_talkers, order, args.rate,
+                           args.speed_factors, train)
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        """Names of the data that a clip must have."""
+        return ("speech",) if inference else ("speech", "supervision")
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        """Names of the data that a clip may have."""
+        return ()
+
+    @classmethod
+    def train(cls, argv: Optional[Sequence[str]] = None) -> None:
+        """Parse the command line and train.
+
+        Raises:
+            UserError: an unknown key in the configuration, missing data.
+        """
+        parser = cls.get_parser()
+        # ESPnet's parser ends with a usage text at an unknown key; check before it reads the file.
+        known, _ = argparse.ArgumentParser.parse_known_args(parser, argv)
+        if known.config:
+            check_keys(known.config, [a.dest for a in parser._actions])
+        args = parser.parse_args(argv)
+        if args.debug:
+            vars(args).update(DEBUG)
+        for mode in ("train", "valid"):
+            directory = getattr(args, f"{mode}_dir")
+            if directory is None:
+                raise UserError(f"--{mode}_dir is missing; give a directory of clips made by the stage 'clips'")
+            set_data(args, mode, directory)
+        register()
+        if args.ngpu == 0:
+            # path.sh sets OMP_NUM_THREADS=1 for the many small jobs of a stage; a training has the machine.
+            torch.set_num_threads(args.num_threads or len(os.sched_getaffinity(0)))
+        cls.main(args=args)
+
+
+def check_keys(path: Pathlike, valid: Sequence[str]) -> None:
+    """Check the top-level keys of a YAML configuration, naming the line of a wrong one."""
+    found = load_yaml(path)
+    if not isinstance(found, dict):
+        raise at(path, 1, "expected 'key: value' lines")
+    for key in found:
+        if key not in valid:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            line = next((i for i, text in enumerate(lines, 1) if text.startswith(f"{key}")), None)
+            raise at(path, line, f"unknown key '{key}'", nearest(str(key), valid))
+
+
+def set_data(args: argparse.Namespace, mode: str, directory: Pathlike) -> None:
+    """Point ESPnet's data arguments of ``mode`` to a directory of clips; mixtures are rendered from their manifest."""
+    directory = Path(directory)
+    for name in ("wav.scp", "supervision", "utt2num_samples"):
+        if not (directory / name).is_file():
+            raise at(directory / name, None, "no such file", "make the clips with the stage 'clips'")
+    manifest = directory / "mixtures.jsonl"
+    audio = (str(manifest), "speech", "mixture") if manifest.exists() else \
+        (str(directory / "wav.scp"), "speech", "audio")
+    setattr(args, f"{mode}_data_path_and_name_and_type",
+            [audio, (str(directory / "supervision"), "supervision", "text")])
+    setattr(args, f"{mode}_shape_file", [str(directory / "utt2num_samples")])
