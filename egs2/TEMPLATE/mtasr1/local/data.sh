@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Make the data directories of this recipe from the raw corpus named in db.sh.
+set -euo pipefail
+
+datadir=data  # the data directories are made in here
+lang=en       # language
+nj=1          # parallel jobs
+debug=false   # a few recordings only
+. utils/parse_options.sh
+. ./db.sh
+. ./path.sh
+
+[ -d "${CORPUS}" ] || { echo "local/data.sh: ${CORPUS} is not there; set CORPUS in db.sh or in the environment" >&2; exit 1; }
+echo "local/data.sh: write here the command that makes ${datadir}/<set>/{wav.scp,segments,utt2spk,text} (nj=${nj}," \
+    "lang=${lang}, debug=${debug}), e.g. python3 -m espnet_mt_llm.bin.prepare_<corpus> --root ${CORPUS} --out ${datadir}" >&2
+exit 1

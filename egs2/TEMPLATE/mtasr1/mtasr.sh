@@ -1,0 +1,419 @@
+#!/usr/bin/env bash
+# The stage driver of every recipe; a recipe's run.sh calls it with its own sets and configurations.
+# usage: ./run.sh [--stage train] [--stop_stage score] [--system sctc] [options below]
+# Stages, by number or name: 1 data, 2 simulate, 3 clips, 4 enroll, 5 tokens, 6 train, 7 decode, 8 score, 9 results, 10 pack.
+# A finished stage whose commands, configurations and input files are what they were is skipped.
+set -euo pipefail
+shopt -s inherit_errexit nullglob
+
+# What runs
+stage=data                  # first stage
+stop_stage=pack             # last stage
+dry_run=false               # print the commands of the stages, run nothing
+force=false                 # run the stages although nothing changed
+debug=false                 # everything small, under debug/: the whole recipe in a minute or two
+skip_data_prep=false        # skip stages 1-5
+skip_train=false            # skip stage 6
+skip_eval=false             # skip stages 7-9
+skip_packing=false          # skip stage 10
+# Sets and systems
+system=sctc                 # which conf/<system>/ to train
+train_set=                  # name of the training set
+valid_set=                  # name of the validation set
+test_sets=                  # names of the test sets, with spaces
+lang=                       # language, default: the recipe's
+recipe_lang=en              # language of the recipe; another --lang keeps its files under <lang>/
+local_data_opts=            # further options of local/data.sh
+# Audio, text, clips
+fs=16000                    # samples per second
+clip_policy=whole           # how sessions are cut into clips (make_clips --policy)
+max_clip=50                 # longest clip in seconds
+token_type=                 # word, char or bpe; default by language
+nbpe=500                    # number of units for token_type bpe
+profile=                    # text normalisation; default by language
+unit=                       # errors are counted in words or characters (word, char); default by language
+# Training and decoding
+train_args=                 # further options of the training command, e.g. "--max_epoch 3"
+on_change=restart           # training step whose inputs changed: restart (the old one moves to exp/.old) or resume
+inference_config=           # decoding configurations, default: conf/decode_<task>.yaml
+inference_args=             # further options of the decoding command
+gpu_inference=false         # decode on a GPU
+# Machine
+nj=                         # parallel jobs of data stages, default: number of cores
+inference_nj=               # parallel jobs of decoding, default: nj
+ngpu=0                      # GPUs for training
+num_threads=                # CPU threads for training, default: number of cores, at most 8
+cmd_backend=${cmd_backend:-local}  # local or slurm
+python=python3              # Python interpreter
+datadir=data                # data directories
+dumpdir=dump                # clips
+expdir=exp                  # models, decodings, scores
+
+. utils/parse_options.sh
+[ $# -eq 0 ] || { echo "mtasr.sh: '$1' is no option; see ./run.sh --help" >&2; exit 1; }
+. ./path.sh
+. ./cmd.sh
+. ./db.sh
+
+names=(- data simulate clips enroll tokens train decode score results pack)
+current=                    # the running stage
+new=0 old=0                 # units of work of the running stage: done now, skipped
+printing=${dry_run}
+
+log() { printf '%(%H:%M:%S)T mtasr.sh: %s\n' -1 "$*"; }
+fail() { echo "mtasr.sh: $*" >&2; exit 1; }
+
+stage_number() { # NAME-OR-NUMBER OPTION
+    local i
+    if [[ $1 =~ ^[0-9]+$ ]]; then echo "$1"; return; fi
+    for i in "${!names[@]}"; do
+        if [ "${names[i]}" = "$1" ]; then echo "${i}"; return; fi
+    done
+    fail "--$2 $1: no such stage; stages: ${names[*]:1}"
+}
+
+again() { # STAGE: the command that runs one stage with the options that choose the files
+    local line="./run.sh --stage $1 --stop_stage $1"
+    if ${debug}; then line+=" --debug true"; fi
+    if [ "${lang}" != "${recipe_lang}" ]; then line+=" --lang ${lang}"; fi
+    echo "${line}"
+}
+
+made_by() { # STAGE STAMP PATH: stop unless an earlier stage has finished making PATH
+    if ${dry_run} || { [ -e "$2" ] && [ -e "$3" ]; }; then return; fi
+    local why="is not there"
+    if [ -e "$3" ]; then why="is not finished"; fi
+    fail "stage ${current} needs $3, which ${why}; run stage $(stage_number "$1" stage) ($1) first: $(again "$1")"
+}
+
+run() { # a command, or only its text
+    if ${printing}; then
+        printf '%q ' "$@"; echo
+    else
+        "$@"
+    fi
+}
+
+unit() { # STAMP FUNCTION ARGUMENTS: one piece of work on ${inputs[@]} that makes ${outputs[@]}; skipped when nothing changed
+    local stamp=$1 plan answer
+    shift
+    if ${dry_run}; then "$@"; return; fi
+    # What does not change results does not belong into the plan: where it runs, and in how many jobs.
+    plan=$(printing=true nj=N inference_nj=N num_threads=N ngpu=N train_cmd= cuda_cmd= decode_cmd= python=; "$@")
+    answer=$(${python} -m espnet_mt_llm.bin.check_stamp --done "${stamp}" --plan "${plan}" --force "${force}" \
+        --inputs "${inputs[@]}" --outputs "${outputs[@]}")
+    if [ "${answer%% *}" = skip ]; then
+        old=$((old + 1))
+        return
+    fi
+    if [ "${answer}" != "continue is new" ]; then log "${stamp##*/}: ${answer#* }, runs again"; fi
+    choice=${answer%% *}
+    "$@"
+    mv "${stamp}.started" "${stamp}"
+    new=$((new + 1))
+}
+
+simulated() { # SET: does conf/simulate.yaml make it?
+    [ -e conf/simulate.yaml ] && grep -q "^ *$1 *:" conf/simulate.yaml
+}
+
+data_dirs() { # simulated|recorded: the data directories of this kind
+    local dir
+    for dir in "${datadir}"/*/; do
+        dir=${dir%/}
+        [ -e "${dir}/wav.scp" ] || continue
+        if [ "$1" = simulated ] && [ -e "${dir}/mixtures.jsonl" ]; then echo "${dir}"; fi
+        if [ "$1" = recorded ] && [ ! -e "${dir}/mixtures.jsonl" ]; then echo "${dir}"; fi
+    done
+}
+
+make_data() {
+    # shellcheck disable=SC2086
+    run local/data.sh --datadir "${datadir}" --lang "${lang}" --nj "${nj}" --debug "${debug}" ${local_data_opts}
+    if ${printing}; then
+        run utils/validate_data_dir.sh "${datadir}/<each set>"
+        return
+    fi
+    local sets
+    mapfile -t sets < <(data_dirs recorded)
+    [ ${#sets[@]} -gt 0 ] || fail "local/data.sh made no directory with a wav.scp in ${datadir}"
+    run utils/validate_data_dir.sh "${sets[@]}"
+}
+
+stage_data() {
+    inputs=(local/* db.sh) outputs=("${datadir}")
+    local variable
+    # Which corpus was used counts as an option: its variable may come from the environment.
+    for variable in $(grep -oE '^[A-Z0-9_]+' db.sh); do
+        corpora+="${variable}=${!variable:-} "
+    done
+    unit "${datadir}/.done/data" with_corpora make_data
+}
+
+with_corpora() { # the corpora belong to the plan
+    if ${printing}; then echo "# ${corpora:-}"; fi
+    "$@"
+}
+
+make_simulation() {
+    run ${python} -m espnet_mt_llm.bin.draw_mixtures --config conf/simulate.yaml --data_dir "${datadir}" --debug "${debug}"
+    local dir sets=("${datadir}/<each set whose audio is written>")
+    if ! ${printing}; then mapfile -t sets < <(data_dirs simulated); fi
+    for dir in "${sets[@]}"; do
+        # A set that is made while it is read has commands, ending in a pipe sign, instead of files.
+        if ! ${printing} && head -n 1 "${dir}/wav.scp" | grep -q '| *$'; then continue; fi
+        run ${train_cmd} --name write_mixtures "JOB=1:${nj}" "${dir}/log/write_mixtures.JOB.log" \
+            ${python} -m espnet_mt_llm.bin.write_mixtures --data_dir "${dir}" --job JOB --num_jobs "${nj}"
+    done
+    run utils/validate_data_dir.sh "${sets[@]}"
+}
+
+stage_simulate() {
+    if [ ! -e conf/simulate.yaml ]; then
+        log "stage simulate: no conf/simulate.yaml, nothing to do"
+        return
+    fi
+    made_by data "${datadir}/.done/data" "${datadir}"
+    local recorded
+    mapfile -t recorded < <(data_dirs recorded)
+    inputs=(conf/simulate.yaml "${recorded[@]}") outputs=("${datadir}")
+    unit "${datadir}/.done/simulate" make_simulation
+}
+
+make_clips() { # SET
+    run utils/validate_data_dir.sh "${datadir}/$1"
+    run ${train_cmd} --name clips "JOB=1:${nj}" "${dumpdir}/log/make_clips_$1.JOB.log" \
+        ${python} -m espnet_mt_llm.bin.make_clips --data_dir "${datadir}/$1" --out_dir "${dumpdir}/$1" \
+        --policy "${clip_policy}" --max_clip "${max_clip}" --rate "${fs}" --job JOB --num_jobs "${nj}"
+    if [ "${nj}" != 1 ]; then
+        run ${python} -m espnet_mt_llm.bin.merge_clips --out_dir "${dumpdir}/$1" --num_jobs "${nj}"
+    fi
+}
+
+stage_clips() {
+    local set maker
+    for set in ${train_set} ${valid_set} ${test_sets}; do
+        maker=data
+        if simulated "${set}"; then maker=simulate; fi
+        # A directory made by hand has no stamp; one that its stage was stopped in has an unfinished one.
+        if [ -e "${datadir}/.done/${maker}.started" ] || [ ! -e "${datadir}/${set}/wav.scp" ]; then
+            made_by "${maker}" "${datadir}/.done/${maker}" "${datadir}/${set}/wav.scp"
+        fi
+        inputs=("${datadir}/${set}") outputs=("${dumpdir}/${set}/supervision")
+        unit "${dumpdir}/.done/clips.${set}" make_clips "${set}"
+    done
+}
+
+stage_enroll() {
+    log "stage enroll: ${system} uses no registered speakers, nothing to do"
+}
+
+make_tokens() {
+    run ${python} -m espnet_mt_llm.bin.make_token_list --supervision "${dumpdir}/${train_set}/supervision" \
+        --token_type "${token_type}" --nbpe "${nbpe}" --profile "${profile}" --out "${token_list}"
+}
+
+stage_tokens() {
+    made_by clips "${dumpdir}/.done/clips.${train_set}" "${dumpdir}/${train_set}/supervision"
+    inputs=("${dumpdir}/${train_set}/supervision") outputs=("${token_list}")
+    unit "${datadir}/.done/tokens.${token_type}" make_tokens
+}
+
+task_of() { # STEP: the task in NN_<task>_<what>, the longest name that there is a training command for
+    local name=${1#*_}
+    while [ ! -e "${MAIN_ROOT}/espnet_mt_llm/bin/train_${name}.py" ]; do
+        [[ ${name} == *_* ]] || fail "conf/${system}/$1.yaml: no task is called so; name it NN_<task>_<what>.yaml," \
+            "tasks: $(cd "${MAIN_ROOT}/espnet_mt_llm/bin" && printf '%s ' train_*.py | sed -E 's/train_|\.py//g')"
+        name=${name%_*}
+    done
+    echo "${name}"
+}
+
+train_step() { # STEP TASK
+    local dir=${expdir}/${system}/$1 to_old options=()
+    if ${debug}; then options=(--debug true); fi
+    if ! ${printing} && [ "${choice}" = restart ] && [ "${on_change}" = restart ] && [ -e "${dir}" ]; then
+        to_old=${expdir}/.old/$(date +%Y%m%d-%H%M%S)/${system}
+        mkdir -p "${to_old}"
+        mv "${dir}" "${to_old}/"
+        log "the earlier ${dir} is now in ${to_old}; --on_change resume would have continued it"
+    fi
+    if ! ${printing}; then log "stage train: $1, log: ${dir}/train.log"; fi
+    # shellcheck disable=SC2086
+    run ${cuda_cmd} --gpu "${ngpu}" --num-threads "${num_threads}" --name "$1" "${dir}/train.log" \
+        ${python} -m "espnet_mt_llm.bin.train_$2" --config "conf/${system}/$1.yaml" --token_list "${token_list}" \
+        --train_dir "${dumpdir}/${train_set}" --valid_dir "${dumpdir}/${valid_set}" --output_dir "${dir}" \
+        --ngpu "${ngpu}" "${options[@]}" ${train_args}
+}
+
+stage_train() {
+    local set step task before=()
+    for set in ${train_set} ${valid_set}; do
+        made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
+    done
+    made_by tokens "${datadir}/.done/tokens.${token_type}" "${token_list}"
+    for step in "${steps[@]}"; do
+        task=$(task_of "${step}")
+        # A step starts from what the one before it has learnt: when that ran again, this one does.
+        inputs=("conf/${system}/${step}.yaml" "${token_list}" "${dumpdir}/${train_set}" "${dumpdir}/${valid_set}" "${before[@]}")
+        outputs=("${expdir}/${system}/${step}/train.log")
+        unit "${expdir}/.done/train.${system}.${step}" train_step "${step}" "${task}"
+        before=("${expdir}/.done/train.${system}.${step}")
+    done
+}
+
+decode_set() { # SET CONFIGURATION TASK
+    local dir=${model_dir}/$(basename "$2" .yaml)/$1 options=() launch=(${decode_cmd})
+    if ${gpu_inference}; then options=(--ngpu 1) launch=(${cuda_cmd} --gpu 1); fi
+    # shellcheck disable=SC2086
+    run "${launch[@]}" --name decode "JOB=1:${inference_nj}" "${dir}/log/decode.JOB.log" \
+        ${python} -m "espnet_mt_llm.bin.decode_$3" --config "$2" --model_dir "${model_dir}" --data_dir "${dumpdir}/$1" \
+        --out_dir "${dir}" --job JOB --num_jobs "${inference_nj}" "${options[@]}" ${inference_args}
+    run ${python} -m espnet_mt_llm.bin.merge_decode --out_dir "${dir}" --num_jobs "${inference_nj}"
+}
+
+stage_decode() {
+    local set config trained=${expdir}/.done/train.${system}.${last_step}
+    made_by train "${trained}" "${model_dir}"
+    for config in ${inference_config}; do
+        [ -e "${config}" ] || fail "${config}: no such file; give --inference_config"
+        for set in ${test_sets}; do
+            made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
+            inputs=("${config}" "${trained}" "${dumpdir}/${set}")
+            outputs=("${model_dir}/$(basename "${config}" .yaml)/${set}/hyp.seglst.json")
+            unit "${expdir}/.done/decode.$(tag_of "${config}" "${set}")" decode_set "${set}" "${config}" "$(task_of "${last_step}")"
+        done
+    done
+}
+
+tag_of() { # CONFIGURATION SET
+    echo "${system}.${last_step}.$(basename "$1" .yaml).$2"
+}
+
+score_set() { # SET DECODE-DIR
+    run ${python} -m espnet_mt_llm.bin.score_decode --ref "${dumpdir}/$1" --hyp "$2" --unit "${unit}" --profile "${profile}"
+}
+
+stage_score() {
+    local set config tag dir
+    for config in ${inference_config}; do
+        for set in ${test_sets}; do
+            tag=$(tag_of "${config}" "${set}") dir=${model_dir}/$(basename "${config}" .yaml)/${set}
+            made_by decode "${expdir}/.done/decode.${tag}" "${dir}/hyp.seglst.json"
+            inputs=("${dir}/hyp.seglst.json" "${dir}/utt2num_spk" "${dir}/decode.json" "${dumpdir}/${set}/supervision")
+            outputs=("${dir}/score.json")
+            unit "${expdir}/.done/score.${tag}" score_set "${set}" "${dir}"
+        done
+    done
+}
+
+make_page() {
+    run ${python} -m espnet_mt_llm.bin.make_results --recipe . --exp "${expdir}" --out_readme "${top}README.md" \
+        --out_json "${top}results.json" --out_html "${expdir}/results.html"
+}
+
+stage_results() {
+    local set config tag
+    for config in ${inference_config}; do
+        for set in ${test_sets}; do
+            tag=$(tag_of "${config}" "${set}")
+            made_by score "${expdir}/.done/score.${tag}" "${model_dir}/$(basename "${config}" .yaml)/${set}/score.json"
+        done
+    done
+    # The page shows every system and decoding there is, not only the ones of this run.
+    inputs=("${expdir}"/*/*/*/*/score.json "${expdir}"/*/*/history.json)
+    outputs=("${top}README.md" "${top}results.json" "${expdir}/results.html")
+    unit "${expdir}/.done/results" make_page
+    if ! ${dry_run}; then log "results: ${top}README.md and, in a browser, ${PWD}/${expdir}/results.html"; fi
+}
+
+make_package() {
+    run ${python} -m espnet_mt_llm.bin.pack_model --model_dir "${model_dir}" --out "${model_dir}.zip"
+}
+
+stage_pack() {
+    local trained=${expdir}/.done/train.${system}.${last_step}
+    made_by train "${trained}" "${model_dir}"
+    inputs=("${trained}") outputs=("${model_dir}.zip")
+    unit "${expdir}/.done/pack.${system}.${last_step}" make_package
+}
+
+skipped() { # NUMBER: by an option?
+    if { [ "$1" -le 5 ] && ${skip_data_prep}; } || { [ "$1" -eq 6 ] && ${skip_train}; } ||
+        { [ "$1" -ge 7 ] && [ "$1" -le 9 ] && ${skip_eval}; } || { [ "$1" -eq 10 ] && ${skip_packing}; }; then
+        return 0
+    fi
+    return 1
+}
+
+run_stage() { # NUMBER
+    local began=${SECONDS} note
+    current=${names[$1]} new=0 old=0
+    if ${dry_run}; then echo "# stage $1: ${current}"; fi
+    "stage_${current}"
+    if ${dry_run}; then return; fi
+    note="$((SECONDS - began)) s"
+    if [ $((new + old)) -eq 0 ]; then return; fi
+    if [ "${new}" -eq 0 ]; then
+        log "stage $1 (${current}): nothing changed, skipped"
+    elif [ "${old}" -eq 0 ]; then
+        log "stage $1 (${current}): done in ${note}"
+    else
+        log "stage $1 (${current}): done in ${note}, ${old} of $((new + old)) parts had not changed"
+    fi
+}
+
+said_why() { # on exit: a failure names its stage, and how to go on
+    local code=$?
+    if [ "${code}" -ne 0 ] && [ -n "${current}" ]; then
+        echo "mtasr.sh: stopped in stage ${current} (exit code ${code}); what is finished is kept, run the same command again" >&2
+    fi
+}
+
+# Languages: what is not given follows from the language; another language than the recipe's has its own files.
+lang=${lang:-${recipe_lang}}
+case "${lang}" in
+    zh) defaults=(char zh_char char) ;;
+    *) defaults=(word en_libri word) ;;
+esac
+token_type=${token_type:-${defaults[0]}} profile=${profile:-${defaults[1]}} unit=${unit:-${defaults[2]}}
+top=
+if ${debug}; then top=debug/; fi
+if [ "${lang}" != "${recipe_lang}" ]; then top+=${lang}/; fi
+datadir=${top}${datadir} dumpdir=${top}${dumpdir} expdir=${top}${expdir}
+token_list=${datadir}/token_list/${token_type}/tokens.txt
+
+cores=$(env -u OMP_NUM_THREADS nproc)
+nj=${nj:-${cores}}
+inference_nj=${inference_nj:-${nj}}
+num_threads=${num_threads:-$((cores < 8 ? cores : 8))}
+first=$(stage_number "${stage}" stage)
+last=$(stage_number "${stop_stage}" stop_stage)
+[ "${first}" -ge 1 ] && [ "${first}" -le 10 ] || fail "--stage ${stage}: stages are 1 to 10"
+[ "${first}" -le "${last}" ] || fail "--stage ${stage} comes after --stop_stage ${stop_stage}"
+corpora=
+choice=continue
+# The launchers stop their jobs when this script is gone.
+export MTASR_PID=$$
+
+for name in train_set valid_set test_sets; do
+    [ -n "${!name}" ] || fail "--${name} is not set; run.sh gives it"
+done
+[ "${on_change}" = restart ] || [ "${on_change}" = resume ] || fail "--on_change ${on_change}: use restart or resume"
+steps=("conf/${system}"/[0-9][0-9]_*_*.yaml)
+[ ${#steps[@]} -gt 0 ] || [ "${last}" -lt 6 ] ||
+    fail "--system ${system}: no conf/${system}/NN_<task>_<what>.yaml; systems of this recipe: $(cd conf && echo */)"
+steps=("${steps[@]#"conf/${system}/"}")
+steps=("${steps[@]%.yaml}")
+if [ ${#steps[@]} -gt 0 ]; then
+    last_step=${steps[-1]}
+    model_dir=${expdir}/${system}/${last_step}
+    inference_config=${inference_config:-conf/decode_$(task_of "${last_step}").yaml}
+fi
+
+trap said_why EXIT
+for ((number = first; number <= last && number <= 10; number++)); do
+    if ! skipped "${number}"; then run_stage "${number}"; fi
+done
+current=
+if ! ${dry_run}; then log "finished in ${SECONDS} s"; fi

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Multi-talker recognition of real speech: overlapping strings of spoken digits.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+./mtasr.sh \
+    --system sctc \
+    --recipe_lang en \
+    --train_set train_mix \
+    --valid_set dev_mix \
+    --test_sets "test_2mix test_3mix" \
+    "$@"

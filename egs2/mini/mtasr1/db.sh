@@ -1,0 +1,1 @@
+# This recipe synthesises its own speech: no corpus is needed.
