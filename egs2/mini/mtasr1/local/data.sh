@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Make the corpus by speech synthesis: data directories train, dev and test with disjoint speakers and sentences.
+set -euo pipefail
+
+datadir=data         # the data directories are made in here
+root=downloads/mini  # the recordings are made in here
+lang=en              # language: en or zh
+nj=1                 # parallel jobs
+debug=false          # a few recordings only
+seed=1               # another one gives other sentences and voices
+. utils/parse_options.sh
+. ./db.sh
+. ./path.sh
+
+python3 -m espnet_mt_llm.bin.prepare_mini --root "${root}" --out "${datadir}" --lang "${lang}" --seed "${seed}" \
+    --nj "${nj}" --debug "${debug}"
