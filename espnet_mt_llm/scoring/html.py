@@ -95,7 +95,7 @@ background:color-mix(in srgb,var(--c) 28%,var(--card));border-left:3px solid var
 .seg.untimed{border:1px dashed var(--c);border-left:3px solid var(--c);line-height:20px;background:color-mix(in srgb,var(--c) 12%,var(--card))}
 .ticks{position:relative;height:18px;font-size:11.5px;color:var(--soft)}
 .ticks span{position:absolute;transform:translateX(-50%);white-space:nowrap}
-.ticks span:first-child{transform:none}.ticks span:last-child{transform:translateX(-100%)}
+.ticks span:first-child{transform:none}.ticks span.end{transform:translateX(-100%)}
 .pair{display:flex;flex-wrap:wrap;gap:6px 4px;margin:2px 0 14px;font-size:13.5px}
 .tok{display:inline-grid;grid-template-rows:auto auto;text-align:center;border-radius:5px;padding:1px 5px;background:var(--fill)}
 .tok span{min-height:1.5em}
@@ -104,6 +104,8 @@ background:color-mix(in srgb,var(--c) 28%,var(--card));border-left:3px solid var
 .tok.del{background:var(--del);color:var(--del-ink)}.tok.del .ref{text-decoration:line-through}
 .mark{display:inline-block;border-radius:4px;padding:0 7px}
 details{margin:10px 0 0}summary{cursor:pointer;color:var(--soft);font-size:13.5px}
+summary.session{color:var(--ink);font-weight:600;font-size:14px;margin:18px 0 8px;overflow-wrap:anywhere}
+h2+nav,nav+nav{margin:0 0 6px}nav+.card{margin-top:12px}
 pre{background:var(--fill);border-radius:8px;padding:12px 14px;overflow-x:auto;font-size:12.5px;line-height:1.5;margin:8px 0}
 dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:3px 16px;font-size:13.5px;margin:8px 0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}

@@ -7,6 +7,7 @@ from espnet_mt_llm.common import Pathlike, UserError, atomic_open
 from espnet_mt_llm.scoring import sessions as show
 from espnet_mt_llm.scoring.charts import curves, line_chart
 from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
+from espnet_mt_llm.scoring.result_types import TalkerCounts
 from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
 from espnet_mt_llm.scoring.table import (Row, Score, by_convention, caption, environments, metric_names, percent,
                                          rows_of, table)
@@ -46,7 +47,7 @@ def confusion(count: Mapping[str, Any]) -> Html:
     """Draw the talker-count confusion matrix: a row for each reference count, shaded by its share of the row."""
     rows = count["confusion"]
     predicted = sorted({int(p) for row in rows.values() for p in row} | {int(r) for r in rows})
-    head = el("tr", el("th", "talkers"), *(el("th", f"said {p}") for p in predicted))
+    head = el("tr", el("th", "talkers"), *(el("th", f"pred. {p}") for p in predicted))
     body = []
     for r in sorted(rows, key=int):
         total = sum(rows[r].values())
@@ -75,7 +76,7 @@ def set_table(score: Score) -> Html:
 def sessions_table(score: Score) -> Html:
     """The worst sessions of a set, one line each."""
     order = show.ranked(score["sessions"])
-    lines: List[List[Any]] = [["session", "talkers", "said", "%", "errors", "tokens", "ins", "del", "sub"]]
+    lines: List[List[Any]] = [["session", "talkers", "predicted", "%", "errors", "tokens", "ins", "del", "sub"]]
     for clip in order[:MAX_SESSIONS]:
         s = score["sessions"][clip]
         errors, length, *operations = s["cp"]
@@ -113,7 +114,7 @@ def session_cards(score: Score, recipe: Path) -> List[Html]:
         untimed = any(h.get("start_time") is None for h in said)
         note = "Dashed: the system gives no times; drawn where the assigned reference speaker talks." if untimed else ""
         head = el("summary", f"The {which} session: {clip}, {name} {percent(s['cp'][0] / s['cp'][1])} % "
-                             f"({s['cp'][0]} / {s['cp'][1]}), {s['num_speakers']} talkers, {s['predicted']} said")
+                             f"({s['cp'][0]} / {s['cp'][1]}), talkers: {s['num_speakers']}, predicted: {s['predicted']}", class_="session")
         out.append(el("details", head, show.timeline(reference[clip], said, pairs), el("p", note, class_="soft small"),
                       show.legend(), show.alignment(reference[clip], said, pairs, convention), open="open"))
     return out
@@ -125,18 +126,47 @@ def set_card(score: Score, recipe: Path) -> Html:
     facts = [f"{score['clips']} clips", f"talker count right in {percent(count['accuracy'])} % ({count['correct']} / {count['total']})"]
     if speed and speed["rtf"] is not None:
         facts.append(f"RTF {speed['rtf']:.4f} ({speed['audio_seconds']:.0f} s of audio in {speed['wall_seconds']:.1f} s on "
-                     f"{speed['device']}, {speed['num_threads']} threads, batch {speed['batch_size']}, model load excluded)")
+                     f"{speed['device']}, threads: {speed['num_threads']}, batch: {speed['batch_size']}, model load excluded)")
     if decode.get("count"):
         facts.append(f"number of talkers from: {decode['count']}")
     missing = score["missing_hypotheses"]
-    warning = [el("p", f"{len(missing)} clips have no hypothesis and count as deleted: {', '.join(missing[:5])}"
-                       + (" …" if len(missing) > 5 else ""), class_="mark tok del")] if missing else []
+    warning = [el("p", f"Clips without a hypothesis, counted as deleted: {len(missing)} ({', '.join(missing[:5])}"
+                       + (", …)" if len(missing) > 5 else ")"), class_="mark tok del")] if missing else []
     matrix = el("div", el("h4", "Talker count, clips"), confusion(count))
     records = el("details", el("summary", "Conventions and commands"), el("dl", *_definitions(score)))
-    return el("div", el("h3", score["set"]), el("p", f"{score['system']} / {score['step']} / {score['decode']}", class_="soft small"),
+    return el("div", el("h3", score["set"], id=_anchor(score)), el("p", f"{score['system']} / {score['step']} / {score['decode']}", class_="soft small"),
               el("p", ", ".join(facts), class_="small"), *warning,
               el("div", el("div", el("h4", "Errors"), set_table(score)), matrix, class_="two"),
               *session_cards(score, recipe), sessions_table(score), records, class_="card")
+
+
+def _anchor(score: Score) -> str:
+    return "set-" + "-".join(score[k] for k in ("system", "step", "decode", "set"))
+
+
+def _decodings(scores: Sequence[Score]) -> Dict[str, List[Score]]:
+    out: Dict[str, List[Score]] = {}
+    for s in scores:
+        out.setdefault(f"{s['system']} / {s['step']} / {s['decode']}", []).append(s)
+    return out
+
+
+def counts_section(scores: Sequence[Score]) -> Html:
+    """The talker-count confusion matrix of each decoding that has several test sets, over all of them."""
+    parts = []
+    for name, group in _decodings(scores).items():
+        if len(group) > 1:
+            total = sum((TalkerCounts.from_dict(s["count"]) for s in group), TalkerCounts.zero())
+            parts.append(el("div", el("h4", name), confusion(total.as_dict()),
+                            el("p", f"{total.correct} of {total.total} clips right ({percent(total.accuracy)} %), sets: "
+                                    + ", ".join(s["set"] for s in group), class_="soft small")))
+    return el("div", el("h3", "Talker count, all test sets together"), *parts, class_="card") if parts else Html("")
+
+
+def sets_nav(scores: Sequence[Score]) -> Html:
+    """Links to the test sets, a line for each decoding."""
+    return join([el("nav", el("span", name, class_="soft"), *(el("a", s["set"], href="#" + _anchor(s)) for s in group))
+                 for name, group in _decodings(scores).items()])
 
 
 def _definitions(score: Score) -> List[Html]:
@@ -193,7 +223,7 @@ def make_page(title: str, scores: Sequence[Score], rows: Sequence[Row], exp: Pat
     """Return the page as one self-contained document; the same inputs give the same bytes."""
     models = dict.fromkeys((s["system"], s["step"], s["decoding"]["parameters"]) for s in scores
                            if s["decoding"].get("parameters"))
-    facts = [f"{len({s['set'] for s in scores})} test sets"]
+    facts = [f"test sets: {len({s['set'] for s in scores})}"]
     facts += [f"{system} / {step}: {n:,} parameters" for system, step, n in models]
     training, others = curves_section(Path(exp)), others_section(scores, rows)
     sections = [("results", "Results", True), ("training", "Training", training), ("further", "Further results", others),
@@ -201,8 +231,8 @@ def make_page(title: str, scores: Sequence[Score], rows: Sequence[Row], exp: Pat
     nav = el("nav", *(el("a", name, href=f"#{key}") for key, name, there in sections if there))
     cards = [set_card(s, Path(recipe)) for s in scores]
     return page(f"Results: {title}", el("h1", title), el("p", " · ".join(facts), class_="soft"), nav,
-                el("h2", "Results", id="results"), results_section(scores), training, others,
-                *([el("h2", "Test sets", id="sets")] if cards else []), *cards, made_section(scores))
+                el("h2", "Results", id="results"), results_section(scores), counts_section(scores), training, others,
+                *([el("h2", "Test sets", id="sets"), sets_nav(scores)] if cards else []), *cards, made_section(scores))
 
 
 def write_page(path: Pathlike, document: str) -> None:

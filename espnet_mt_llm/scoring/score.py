@@ -108,14 +108,16 @@ def score_clip(clip: str, reference: Segments, hypothesis: Optional[Segments], p
         raise UserError(f"clip {clip}: {e}") from None
     by_start = sorted(reference, key=lambda s: (s["start_time"], s["end_time"], s["speaker"]))
     orc, exact = metrics.orc([_tokens(s["words"], convention) for s in by_start], hyp)
+    dicp = metrics.dicp(ref, [_tokens(s["words"], convention) for s in hypothesis])
     serial_ref = [t.text for t in turns(reference, convention.order)]
     # The hypothesis stays in the order in which the system put it out; that order is what this rate judges.
     serial_hyp = [t.text for t in turns([_untimed(s) for s in hypothesis], Order("input", unit=convention.order.unit))]
     ref_sc, hyp_sc = _with_sc(serial_ref, convention), _with_sc(serial_hyp, convention)
     errors: Dict[str, Errors] = {
         "cp": cp,
-        "orc": orc,
-        "dicp": metrics.dicp(ref, [_tokens(s["words"], convention) for s in hypothesis]),
+        # The assignment of cp is one that the other two may choose as well; a greedy search can miss it.
+        "orc": min(cp, orc, key=lambda e: e.errors),
+        "dicp": min(cp, dicp, key=lambda e: e.errors),
         "serialized": metrics.edit([t for t in ref_sc if t != SC], [t for t in hyp_sc if t != SC]),
         "serialized_with_sc": metrics.edit(ref_sc, hyp_sc),
     }
@@ -185,8 +187,8 @@ def _conventions(convention: Convention, counts: Optional[Mapping], num_exact: i
         "sot_order": convention.order.describe(),
         "serialized": "<sc> stripped; hypothesis in output order",
         "serialized_with_sc": "<sc> is one token",
-        "orc": f"meeteval, exact for {num_exact} clips" + (f", greedy for {greedy} longer ones" if greedy else ""),
-        "dicp": "meeteval, greedy",
+        "orc": f"meeteval, exact for {num_exact} clips" + (f", greedy for {greedy} longer ones, never above cp" if greedy else ""),
+        "dicp": "meeteval, greedy, never above cp",
         "talker_count": "predicted utt2num_spk" if counts is not None else "hypothesis speakers with words",
         "missing_hypothesis": "every reference token of the clip is a deletion",
     }
@@ -279,7 +281,7 @@ def summary(score: Mapping[str, Any]) -> str:
         line += f", RTF {score['speed']['rtf']}"
     missing = score["missing_hypotheses"]
     if missing:
-        line += f"\nwarning: {len(missing)} clips have no hypothesis and count as deleted, the first is {missing[0]}"
+        line += f"\nwarning: clips without a hypothesis, counted as deleted: {len(missing)}, the first is {missing[0]}"
     return line
 
 

@@ -1,4 +1,7 @@
-"""Sessions to look at on the results page: the worst and the median one, on a time line and word by word."""
+"""Sessions to look at on the results page: the worst and the median one, on a time line and word by word.
+
+meeteval's own visualisation loads its drawing library from the network, so the page draws these itself.
+"""
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -60,7 +63,9 @@ def timeline(reference: Sequence[Mapping], hypothesis: Sequence[Mapping], assign
                       max((s["end_time"] for s in there), default=last), " ".join(s["words"] for s in segments))]
         lanes.append(_lane(f"hypothesis {speaker}", spans, last, of_hyp.get(speaker, "s6"), "" if timed else " untimed"))
     marks = [t for t in ticks(0.0, last, 8) if t <= last]
-    scale = el("div", *(el("span", f"{t:g} s", style=f"left:{100 * t / last:.2f}%") for t in marks), class_="ticks")
+    # The last label is kept inside when it stands at the very end.
+    scale = el("div", *(el("span", f"{t:g} s", style=f"left:{100 * t / last:.2f}%",
+                            class_="end" if t > 0.97 * last else None) for t in marks), class_="ticks")
     return join([*lanes, el("div", el("div"), scale, class_="lane")])
 
 

@@ -1,0 +1,215 @@
+"""Order policies, the serialised formats with their parsers, and the supervision file."""
+
+import doctest
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.text import serialisation as module
+from espnet_mt_llm.text.serialisation import (FORMATS, ORDERS, TIE_RULES, Order, from_labelled, from_sot, from_suffix,
+                                              number_speakers, parse, read_supervision, serialise, to_labelled, to_sot,
+                                              to_suffix, turns)
+
+
+def segment(speaker, start, end, words, **more):
+    return {"session_id": "m1", "speaker": speaker, "start_time": start, "end_time": end, "words": words, **more}
+
+
+WORDS = st.lists(st.text(alphabet="abc好", min_size=1, max_size=4), min_size=1, max_size=4).map(" ".join)
+TIMES = st.integers(0, 400).map(lambda ms: ms / 100)
+SEGMENTS = st.lists(
+    st.builds(lambda s, t, d, w, level: segment(s, t, t + d, w, level=level), st.sampled_from("ABCD"), TIMES,
+              st.integers(1, 300).map(lambda ms: ms / 100), WORDS, st.integers(-40, 0)),
+    min_size=1, max_size=6, unique_by=lambda s: (s["speaker"], s["start_time"], s["end_time"], s["words"]),
+)
+
+
+def test_doctests():
+    assert doctest.testmod(module).failed == 0
+
+
+def test_each_order():
+    a = segment("A", 2.0, 4.0, "a")
+    b = segment("B", 0.0, 9.0, "b")
+    c = segment("C", 1.0, 2.5, "c")
+    speakers = {o: "".join(t.speaker for t in turns([c, a, b], Order(o))) for o in ORDERS if o != "random"}
+    assert speakers == {"onset": "BCA", "end": "CAB", "duration": "BAC", "speaker": "ABC", "input": "CAB"}
+
+
+def test_a_tie_is_less_than_50_ms_after_the_first_of_its_group():
+    z, y, x = (segment(n, t, 5.0, n) for n, t in (("z", 1.0), ("y", 1.049), ("x", 1.06)))
+    assert [t.speaker for t in turns([z, y, x])] == ["y", "z", "x"]
+    exactly = segment("y", 1.05, 5.0, "y")
+    assert [t.speaker for t in turns([z, exactly])] == ["z", "y"]
+    assert [t.speaker for t in turns([z, y, x], Order(tie=0.0))] == ["z", "y", "x"]
+    # Equal times are a tie whatever the width: the answer must not depend on how they came.
+    same = [segment(n, 1.0, 2.0, n) for n in "ba"]
+    assert [t.speaker for t in turns(same, Order(tie=0.0))] == ["a", "b"]
+
+
+def test_each_tie_rule():
+    a = segment("A", 1.00, 2.0, "a", level=-10)
+    b = segment("B", 1.02, 9.0, "b", level=-30)
+    c = segment("C", 1.04, 3.0, "c", level=-5)
+    given = {r: "".join(t.speaker for t in turns([c, a, b], Order(tie_rule=r))) for r in TIE_RULES if r != "random"}
+    assert given == {"speaker": "ABC", "longest": "BCA", "loudest": "CAB", "input": "CAB"}
+
+
+def test_loudest_needs_levels():
+    with pytest.raises(UserError, match="speaker A: the tie rule 'loudest' needs a level"):
+        turns([segment("A", 0, 1, "a"), segment("B", 0, 1, "b")], Order(tie_rule="loudest"))
+
+
+def test_random_is_seeded_and_differs_by_session():
+    sessions = [[{**segment(s, 0, 1, s), "session_id": f"m{i}"} for s in "ABCD"] for i in range(20)]
+    for policy in (Order("random"), Order("onset", tie_rule="random")):
+        one = ["".join(t.speaker for t in turns(s, policy)) for s in sessions]
+        assert one == ["".join(t.speaker for t in turns(s, policy)) for s in sessions]
+        assert len(set(one)) > 5
+    other = ["".join(t.speaker for t in turns(s, Order("random", seed=1))) for s in sessions]
+    assert other != ["".join(t.speaker for t in turns(s, Order("random"))) for s in sessions]
+
+
+@given(SEGMENTS, st.sampled_from([o for o in ORDERS if o != "input"]),
+       st.sampled_from([r for r in TIE_RULES if r != "input"]), st.sampled_from(["talker", "utterance"]), st.randoms())
+@settings(max_examples=200, deadline=None)
+def test_the_order_of_the_input_does_not_matter(segments, order, tie_rule, unit, rng):
+    policy = Order(order, tie_rule, unit=unit)
+    shuffled = segments[:]
+    rng.shuffle(shuffled)
+    assert turns(segments, policy) == turns(shuffled, policy)
+
+
+@given(SEGMENTS, st.sampled_from(ORDERS), st.sampled_from(["talker", "utterance"]))
+@settings(max_examples=100, deadline=None)
+def test_no_word_is_lost(segments, order, unit):
+    said = sorted(itertools.chain.from_iterable(s["words"].split() for s in segments))
+    items = turns(segments, Order(order, unit=unit))
+    assert sorted(w for t in items for w in t.text.split()) == said
+    if unit == "talker":
+        assert len({t.speaker for t in items}) == len(items)
+    else:
+        assert all(a.speaker != b.speaker for a, b in zip(items, items[1:]))
+
+
+def test_a_talkers_words_are_joined_by_start_time():
+    late, early = segment("A", 3.0, 4.0, "world"), segment("A", 0.0, 1.0, " hello ")
+    assert serialise([late, early, segment("B", 1.0, 2.0, "x")]) == "hello world <sc> x"
+    assert serialise([late, early, segment("B", 1.0, 2.0, "x")], Order(unit="utterance")) == "hello <sc> x <sc> world"
+
+
+@given(st.lists(WORDS, min_size=0, max_size=5))
+@settings(deadline=None)
+def test_sot_round_trip(texts):
+    assert from_sot(to_sot(texts)) == texts
+
+
+@given(st.lists(st.one_of(WORDS, st.just("")), min_size=2, max_size=5))
+@settings(deadline=None)
+def test_sot_round_trip_with_silent_talkers(texts):
+    assert from_sot(to_sot(texts)) == texts
+
+
+NUMBERED = st.lists(st.tuples(st.integers(0, 12).map(str), st.one_of(WORDS, st.just(""))), max_size=5)
+
+
+@given(NUMBERED)
+@settings(deadline=None)
+def test_labelled_round_trip(items):
+    assert from_labelled(to_labelled(items)) == items
+
+
+@given(st.lists(st.tuples(st.sampled_from(["Mike", "Mike B", "0", "11"]), WORDS), max_size=5))
+@settings(deadline=None)
+def test_labelled_round_trip_with_names(items):
+    names = ["Mike", "Mike B"]
+    assert from_labelled(to_labelled(items, names), names) == items
+
+
+@given(NUMBERED)
+@settings(deadline=None)
+def test_suffix_round_trip(items):
+    assert from_suffix(to_suffix(items)) == items
+
+
+@given(SEGMENTS, st.sampled_from(FORMATS), st.sampled_from(["talker", "utterance"]))
+@settings(max_examples=150, deadline=None)
+def test_parse_undoes_serialise(segments, fmt, unit):
+    policy = Order(unit=unit)
+    expected = number_speakers(turns(segments, policy))
+    got = parse(serialise(segments, policy, fmt), fmt)
+    if fmt == "sot":  # who spoke is not in the string, only that the talker changed
+        expected = [(str(i), text) for i, (_, text) in enumerate(expected)]
+    assert got == expected
+
+
+@given(st.text(max_size=60), st.sampled_from(FORMATS))
+@settings(max_examples=200, deadline=None)
+def test_parsers_take_any_string(text, fmt):
+    assert all(isinstance(s, str) and t == " ".join(t.split()) for s, t in parse(text, fmt))
+
+
+def test_parsers_are_lenient_with_what_models_put_out():
+    assert from_sot("a<sc>b<SC> c") == ["a", "b", "c"]
+    assert from_labelled("well spk 0: hi spk 7: there spk 0:") == [("0", "well"), ("0", "hi"), ("7", "there"), ("0", "")]
+    assert from_suffix("only words") == [("0", "only words")]
+    assert from_suffix("a <SC> 3 b<sc>c") == [("3", "a b<sc>c")]
+
+
+@pytest.mark.parametrize(
+    "write, message",
+    [
+        (lambda: to_sot(["a <sc> b"]), "holds <sc>"),
+        (lambda: to_suffix([("0", "a <SC> b")]), "holds <sc>"),
+        (lambda: to_labelled([("0", "see spk 1: there")]), "holds a speaker label"),
+        (lambda: to_labelled([("Mike", "a")]), "neither a number nor a registered name"),
+        (lambda: to_suffix([("Mike", "a")]), "not a number"),
+        (lambda: serialise([], fmt="sott"), "did you mean 'sot'"),
+        (lambda: parse("", "sott"), "did you mean 'sot'"),
+        (lambda: Order("onsets"), "unknown order 'onsets'; did you mean 'onset'"),
+        (lambda: Order(tie_rule="loud"), "unknown tie_rule"),
+        (lambda: Order(unit="word"), "unknown unit"),
+        (lambda: Order(tie=-1), "time in seconds"),
+    ],
+)
+def test_bad_input(write, message):
+    with pytest.raises(UserError, match=message):
+        write()
+
+
+def test_nothing_said():
+    assert turns([]) == [] and serialise([]) == "" and parse("") == []
+
+
+def test_read_supervision(tmp_path):
+    path = tmp_path / "supervision"
+    path.write_text('c1 [{"spk":"S1","start":0.0,"end":2.31,"text":"好 嗯"}]\nc2 []\n', encoding="utf-8")
+    assert read_supervision(path) == {
+        "c1": [{"session_id": "c1", "speaker": "S1", "start_time": 0.0, "end_time": 2.31, "words": "好 嗯"}], "c2": []}
+
+
+@pytest.mark.parametrize(
+    "content, where, what",
+    [
+        (b"c1 []\nc1 []\n", "supervision:2", "given twice"),
+        (b"c1 []\n\nc2 []\n", "supervision:2", "empty line"),
+        (b"c1 [{\n", "supervision:1", "not a JSON list"),
+        (b'c1 [{"spk":"S1"}]\n', "supervision:1", "not a JSON list"),
+        (b"c1 3\n", "supervision:1", "not a JSON list"),
+        (b"c1 [\xff]\n", "supervision", "not UTF-8"),
+    ],
+)
+def test_broken_supervision(tmp_path, content, where, what):
+    path = tmp_path / "supervision"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as e:
+        read_supervision(path)
+    assert where in str(e.value) and what in str(e.value) and "make_clips" in str(e.value)
+
+
+def test_no_supervision(tmp_path):
+    with pytest.raises(UserError, match="no such file; make the clips"):
+        read_supervision(tmp_path / "supervision")
