@@ -1,6 +1,10 @@
 """Check a data directory: every broken rule, with the file, the line and the command that repairs it."""
 
+import bisect
+import functools
+import itertools
 import json
+import operator
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,15 +59,30 @@ class Report:
 
 @dataclass(frozen=True)
 class _Map:
-    """A file as bytes: line ``i`` (from 0) has the id ``keys[i]`` and stands on line ``numbers[i]`` of the file."""
+    """A file as bytes: line ``i`` (from 0) has the id ``keys[i]`` and stands on line ``numbers[i]`` of the file.
+
+    ``full`` says that every id is known to be followed by a value.
+    """
 
     name: str
+    raw: bytes
     lines: list[bytes]
     keys: list[bytes]
     numbers: "range | list[int]"
+    full: bool = False
 
-    def line_of(self, key: bytes) -> int:
-        return self.numbers[self.keys.index(key)]
+    @functools.cached_property
+    def heads(self) -> list[bytes]:
+        """Return the ids with the space that follows them."""
+        return [key + b" " for key in self.keys]
+
+    def columns(self, count: int) -> Optional[list[list[bytes]]]:
+        """Split lines of exactly ``count`` words with single spaces into columns; None if there is another line."""
+        words = self.raw.split()
+        columns = [words[i::count] for i in range(count)]
+        if len(words) != count * len(self.lines) or b"\n".join(map(b" ".join, zip(*columns))) != self.raw[:-1]:
+            return None
+        return columns
 
 
 def validate(path: Pathlike, *, audio: Optional[bool] = None, rate: Optional[int] = None, text: bool = True,
@@ -88,9 +107,10 @@ def validate(path: Pathlike, *, audio: Optional[bool] = None, rate: Optional[int
         raise at(directory, None, "no such data directory", "prepare it first (stage 1)")
     report = Report(directory)
     maps = {}
-    for file in sorted(directory.iterdir()):
+    # utt2spk first: a file with the same ids in the same order needs no second look at them.
+    for file in sorted(directory.iterdir(), key=lambda f: (f.name != "utt2spk", f.name)):
         if key_of(file.name) and file.suffix != ".jsonl" and file.is_file():
-            loaded = _load(report, file)
+            loaded = _load(report, file, maps.get("utt2spk"))
             if loaded is not None:
                 maps[file.name] = loaded
     required = ["utt2spk", "spk2utt"] + ["wav.scp"] * wav + ["text"] * (text and "supervision" not in maps)
@@ -105,9 +125,12 @@ def validate(path: Pathlike, *, audio: Optional[bool] = None, rate: Optional[int
     if recordings is not None:
         from espnet_mt_llm.datadir.validate_audio import check_audio
 
-        entries = [line.split(None, 1)[1].strip() if len(line.split(None, 1)) > 1 else b"" for line in recordings.lines]
-        checked = len(entries) <= MANY_RECORDINGS if audio is None else audio
-        durations = check_audio(report, recordings.keys, entries, recordings.numbers, checked, rate)
+        if not recordings.full:
+            for key, line, number in zip(recordings.keys, recordings.lines, recordings.numbers):
+                if len(line.strip()) == len(key):
+                    report.add("wav.scp", number, "audio", f"the recording {_show(key)} has no audio")
+        headers = len(recordings.lines) <= MANY_RECORDINGS if audio is None else audio
+        durations = check_audio(report, recordings.keys, recordings.lines, recordings.numbers, headers, rate)
     if "segments" in maps:
         _check_segments(report, maps, durations)
     _check_ids(report, maps)
@@ -119,7 +142,7 @@ def validate(path: Pathlike, *, audio: Optional[bool] = None, rate: Optional[int
     return report.done()
 
 
-def _load(report: Report, file: Path) -> Optional[_Map]:
+def _load(report: Report, file: Path, reference: Optional[_Map]) -> Optional[_Map]:
     """Read a map and check what holds for every map: the encoding, the lines, the order of ids."""
     name, raw = file.name, file.read_bytes()
     if not raw:
@@ -132,11 +155,15 @@ def _load(report: Report, file: Path) -> Optional[_Map]:
         raw += b"\n"
     if b"\r" in raw:
         report.add(name, raw.count(b"\n", 0, raw.index(b"\r")) + 1, "newline", "carriage returns (a Windows file?)")
+    lines = raw.split(b"\n")
+    lines.pop()
+    if reference is not None and len(lines) == len(reference.keys) and b"\t" not in raw:
+        values_follow = all(map(bytes.startswith, lines, reference.heads))
+        if values_follow and not any(map(bytes.endswith, lines, itertools.repeat(b" "))):
+            return _Map(name, raw, lines, reference.keys, reference.numbers, full=True)
     if raw[:1] in b" \t" or b"\n " in raw or b"\n\t" in raw:
         begin = 0 if raw[:1] in b" \t" else min(i for i in (raw.find(b"\n "), raw.find(b"\n\t")) if i >= 0) + 1
         report.add(name, raw.count(b"\n", 0, begin) + 1, "leading-space", "the line begins with white space")
-    lines = raw.split(b"\n")
-    lines.pop()
     numbers: "range | list[int]" = range(1, len(lines) + 1)
     try:
         keys = [line.split(None, 1)[0] for line in lines]
@@ -146,7 +173,7 @@ def _load(report: Report, file: Path) -> Optional[_Map]:
             report.add(name, i, "no-empty-line", "empty line")
         lines = [lines[i - 1] for i in numbers]
         keys = [line.split(None, 1)[0] for line in lines]
-    loaded = _Map(name, lines, keys, numbers)
+    loaded = _Map(name, raw, lines, keys, numbers)
     _check_order(report, loaded)
     if name in ("wav.scp", "utt2spk", "spk2utt") and b"".join(keys).translate(None, _ID_BYTES):
         _check_characters(report, loaded)
@@ -169,10 +196,10 @@ def _check_utf8(report: Report, name: str, raw: bytes) -> None:
 
 def _check_order(report: Report, m: _Map) -> None:
     """Ids rise strictly in the order of bytes; else name the pair of lines that breaks the order."""
+    if all(map(operator.lt, m.keys, itertools.islice(m.keys, 1, None))):
+        return
     ordered = sorted(m.keys)
     unique = len(set(m.keys)) == len(m.keys)
-    if unique and ordered == m.keys:
-        return
     if not unique:
         first: dict[bytes, int] = {}
         for key, number in zip(m.keys, m.numbers):
@@ -209,25 +236,39 @@ def _check_characters(report: Report, m: _Map) -> None:
 def _check_speakers(report: Report, maps: dict[str, _Map], prefix: bool) -> None:
     """Check that utt2spk has two columns and sorts by speaker as well, and that spk2utt is its inverse."""
     m = maps["utt2spk"]
-    rows = [line.split() for line in m.lines]
-    if {len(row) for row in rows} != {2}:
+    columns = m.columns(2)
+    if columns is None:
+        rows = [line.split() for line in m.lines]
         for row, number in zip(rows, m.numbers):
             if len(row) != 2:
                 report.add(m.name, number, "two-columns", f"expected '<utterance> <speaker>', found {len(row)} columns: "
                            f"{_show(b' '.join(row))}", "an id must not hold a space: rename it in the preparation")
-        return
+        if {len(row) for row in rows} != {2}:
+            return
+        columns = [list(column) for column in zip(*rows)]
+    utts, spks = columns
     if prefix:
-        _check_prefix(report, m, [row[1] for row in rows])
-    if "spk2utt" in maps:
-        inverse = defaultdict(list)
-        for utt, spk in rows:
-            inverse[spk].append(utt)
-        if sorted(b" ".join((spk, *utts)) for spk, utts in inverse.items()) != sorted(maps["spk2utt"].lines):
-            _check_inverse(report, maps["spk2utt"], {utt: spk for utt, spk in rows})
+        _check_prefix(report, m, spks)
+    if "spk2utt" in maps and not _is_inverse(utts, spks, maps["spk2utt"]):
+        _check_inverse(report, maps["spk2utt"], dict(zip(utts, spks)))
+
+
+def _is_inverse(utts: list[bytes], spks: list[bytes], inverse: _Map) -> bool:
+    """Compare fast, where both files are sorted: the utterances of a speaker stand together then."""
+    if not all(map(operator.le, spks, itertools.islice(spks, 1, None))):
+        return False
+    begin, lines = 0, []
+    while begin < len(spks):
+        end = bisect.bisect_right(spks, spks[begin])
+        lines.append(b" ".join((spks[begin], *utts[begin:end])))
+        begin = end
+    return lines == inverse.lines
 
 
 def _check_prefix(report: Report, m: _Map, spks: list[bytes]) -> None:
-    wrong = [i for i, (utt, spk) in enumerate(zip(m.keys, spks)) if not utt.startswith(spk)]
+    wrong = []
+    if not all(map(bytes.startswith, m.keys, spks)):
+        wrong = [i for i, (utt, spk) in enumerate(zip(m.keys, spks)) if not utt.startswith(spk)]
     for i in wrong:
         report.add(m.name, m.numbers[i], "speaker-prefix", f"the speaker {_show(spks[i])} is not a prefix of the utterance "
                    f"id {_show(m.keys[i])}, so files cannot be sorted by both",
@@ -264,6 +305,8 @@ def _check_segments(report: Report, maps: dict[str, _Map], durations: dict[bytes
     """Check the columns, the times, and the end of the recording of every utterance."""
     m = maps["segments"]
     recordings = set(maps["wav.scp"].keys) if "wav.scp" in maps else None
+    if _good_segments(m, recordings, durations):
+        return
     used = set()
     for line, number in zip(m.lines, m.numbers):
         try:
@@ -318,6 +361,23 @@ def _check_ids(report: Report, maps: dict[str, _Map]) -> None:
             report.add(manifest.name, None, "same-ids", f"{_show(rec)} is not in {where}")
 
 
+def _good_segments(m: _Map, recordings: Optional[set[bytes]], durations: dict[bytes, float]) -> bool:
+    """Say fast that all segments are good; False means that each line needs a look."""
+    columns = m.columns(4)
+    if columns is None:
+        return False
+    _, recs, begins, finishes = columns
+    try:
+        starts, ends = list(map(float, begins)), list(map(float, finishes))
+    except ValueError:
+        return False
+    used = set(recs)
+    if not (all(map(operator.lt, starts, ends)) and min(starts) >= 0 and max(ends) < float("inf")):
+        return False
+    limits = {rec: durations.get(rec, float("inf")) + OVERSHOOT for rec in used}
+    return used == (recordings or used) and all(map(operator.le, ends, map(limits.__getitem__, recs)))
+
+
 def _compare_ids(report: Report, m: _Map, reference: _Map) -> None:
     known, mine = set(reference.keys), set(m.keys)
     rules = {"text": ("text-without-audio", "audio-without-text"), "wav.scp": ("audio-without-text", "text-without-audio")}
@@ -331,12 +391,11 @@ def _compare_ids(report: Report, m: _Map, reference: _Map) -> None:
 
 
 def _check_text(report: Report, m: _Map) -> None:
-    for key, line, number in zip(m.keys, m.lines, m.numbers):
+    for key, line, number in zip(m.keys, m.lines, m.numbers) if not m.full else ():
         if len(line.strip()) == len(key):
             report.add(m.name, number, "transcript", f"the transcript of {_show(key)} is empty")
-    body = b"\n".join(m.lines)
     for token in _RESERVED:
-        if token in body:
+        if token[:1] in m.raw and token in m.raw:
             for line, number in zip(m.lines, m.numbers):
                 if token in line.split()[1:]:
                     report.add(m.name, number, "transcript", f"the transcript has the reserved token '{token.decode()}'",

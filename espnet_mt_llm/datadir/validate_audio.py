@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from espnet_mt_llm.datadir.validate import Report
 
 
-def check_audio(report: "Report", recs: Sequence[bytes], entries: Sequence[bytes], numbers: Sequence[int],
+def check_audio(report: "Report", recs: Sequence[bytes], lines: Sequence[bytes], numbers: Sequence[int],
                 headers: bool, rate: Optional[int]) -> dict[bytes, float]:
     """Check the entries of wav.scp.
 
     Args:
+        recs, lines, numbers: the ids, whole lines and line numbers of wav.scp.
         headers: read the header of each file; pipes are not run, only their program is looked for.
         rate: the rate that is expected, None: all the same.
 
@@ -24,11 +25,9 @@ def check_audio(report: "Report", recs: Sequence[bytes], entries: Sequence[bytes
         The seconds of the recordings, from headers where they were read, else from ``reco2dur``.
     """
     durations = _read_durations(report)
-    for number, entry in zip(numbers, entries):
-        if not entry:
-            report.add("wav.scp", number, "audio", "the recording has no audio")
     if not headers:
         return durations
+    entries = [line[len(rec):].strip() for rec, line in zip(recs, lines)]
     from espnet_mt_llm.datadir.audio import info
 
     found: dict[int, "AudioInfo"] = {}

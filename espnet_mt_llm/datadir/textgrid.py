@@ -1,0 +1,105 @@
+"""Praat TextGrids of every text flavour (long, short, ELAN, UTF-8, UTF-16), read by Praat's own rule."""
+
+import codecs
+import logging
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from espnet_mt_llm.common import Pathlike, at
+from espnet_mt_llm.datadir.kaldi import read_text
+
+log = logging.getLogger(__name__)
+
+# Praat reads free-standing numbers, quoted strings (a quote inside is doubled) and flags, and skips every other word:
+# so the long, the short and ELAN's file are the same sequence of tokens.
+_TOKEN = re.compile(r'"[^"]*(?:""[^"]*)*"|<(?:exists|absent)>|(?<!\S)[-+]?\.?\d[\d.]*(?:[eE][-+]?\d+)?(?!\S)')
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One line of annotation; ``spans`` are (start, end, text) in seconds, and start == end for a point."""
+
+    name: str
+    points: bool
+    spans: list[tuple[float, float, str]]
+
+
+def read_tiers(path: Pathlike) -> list[Tier]:
+    """Read all tiers, with their empty intervals; the tier's and the file's own limits are not believed in.
+
+    Raises:
+        UserError: with the line, not a TextGrid, or one that ends too early.
+    """
+    text = _decoded(path)
+    tokens = _TOKEN.findall(text)
+    if tokens[1:2] != ['"TextGrid"'] and tokens[:1] != ['"TextGrid"']:
+        raise at(path, 1, "not a TextGrid in a text format", "save it from Praat with 'Save as text file…'")
+    i = tokens.index('"TextGrid"') + 3
+    tiers = []
+    try:
+        count = int(tokens[i + 1]) if tokens[i] == "<exists>" else 0
+        i += 2
+        for _ in range(count):
+            kind, name, size = tokens[i], _unquoted(tokens[i + 1]), int(tokens[i + 4])
+            if kind not in ('"IntervalTier"', '"TextTier"'):
+                raise ValueError
+            width = 3 if kind == '"IntervalTier"' else 2
+            body, i = tokens[i + 5:i + 5 + width * size], i + 5 + width * size
+            if len(body) < width * size:
+                raise IndexError
+            starts, ends = list(map(float, body[::width])), list(map(float, body[width - 2::width]))
+            tiers.append(Tier(name, width == 2, list(zip(starts, ends, map(_unquoted, body[width - 1::width])))))
+    except IndexError:
+        raise at(path, text.count("\n") + 1, "the file ends too early", "copy it again") from None
+    except ValueError:
+        raise _misplaced(path, text, i) from None
+    return tiers
+
+
+def read_textgrid(path: Pathlike) -> list[dict]:
+    """Read the intervals with text as SegLST segments: the file's stem is the session, the tier's name the speaker.
+
+    White space and line breaks inside a text become single spaces. Points have no duration and are left out; an interval
+    with text that ends before it starts is left out with a warning; a start before 0 becomes 0.
+    """
+    session = Path(path).name.rsplit(".", 1)[0]
+    segments = []
+    for tier in read_tiers(path):
+        for start, end, text in tier.spans:
+            words = " ".join(text.split())
+            if not words or tier.points:
+                continue
+            start = max(start, 0.0) + 0.0  # + 0.0 turns a negative zero into zero
+            if end <= start:
+                log.warning("%s: tier %s: left out '%s', which goes from %g to %g s", path, tier.name, words, start, end)
+                continue
+            segments.append({"session_id": session, "speaker": tier.name, "start_time": start, "end_time": end,
+                             "words": words})
+    return segments
+
+
+def _decoded(path: Pathlike) -> str:
+    try:
+        with open(path, "rb") as f:
+            begin = f.read(12)
+    except FileNotFoundError:
+        raise at(path, None, "no such file") from None
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return Path(path).read_text(encoding="utf-16")
+    return read_text(path).removeprefix("\ufeff")
+
+
+def _unquoted(token: str) -> str:
+    if token[0] != '"':
+        raise ValueError
+    return token[1:-1].replace('""', '"')
+
+
+def _misplaced(path: Pathlike, text: str, index: int) -> Exception:
+    """Name the line of the tier, from its first token on, that does not read as one."""
+    match = next(islice(_TOKEN.finditer(text), index, None), None)
+    line = text.count("\n", 0, match.start() if match else len(text)) + 1
+    return at(path, line, "what begins here is not a tier of intervals or points (class, name, limits, count, then times and "
+              "text in quotes)", "open it in Praat, correct it there and save it as text")
