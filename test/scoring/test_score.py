@@ -1,0 +1,157 @@
+"""score_decode: from a decode directory to score.json."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from espnet_mt_llm.bin.score_decode import main
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.scoring.score import score_decode, summary
+
+
+def run(*args):
+    """Run the command; return its exit code."""
+    with pytest.raises(SystemExit) as e:
+        main([str(a) for a in args])
+    return e.value.code
+
+
+def test_counts_by_hand(decoded):
+    ref, hyp = decoded
+    score = score_decode(ref, hyp, profile="en_libri", command="x")
+    assert json.loads((hyp / "score.json").read_text()) == score
+    # 3 + 7 + 4 words; one substitution, and one word of the third clip was not heard.
+    assert score["metrics"]["cp"] == {"rate": round(2 / 14, 6), "errors": 2, "length": 14, "insertions": 0, "deletions": 1,
+                                      "substitutions": 1}
+    assert score["metrics"]["serialized_with_sc"]["length"] == 16
+    assert score["metrics"]["serialized_with_sc"]["errors"] == 3
+    assert score["count"] == {"accuracy": round(2 / 3, 6), "correct": 2, "total": 3,
+                              "confusion": {"1": {"1": 1}, "2": {"1": 1, "2": 1}}}
+    assert score["by_num_speakers"]["2"]["metrics"]["cp"]["length"] == 11
+    assert score["speed"]["rtf"] == 0.025 and score["speed"]["batch_size"] == 4
+    assert score["sessions"]["c2"]["cp"] == [1, 7, 0, 0, 1]
+    assert score["sessions"]["c3"]["assignment"] == [["B", "0"], ["C", None]]
+    conventions = score["conventions"]
+    assert conventions["permutation_unit"] == "clip" and conventions["collar"] is None
+    assert conventions["sot_order"] == "talker by onset; onsets less than 50 ms apart: by speaker id"
+    assert score["system"] == "sctc" and score["command"] == "x" and score["environment"]["commit"]
+
+
+def test_the_same_bytes_twice(decoded):
+    ref, hyp = decoded
+    score_decode(ref, hyp)
+    first = (hyp / "score.json").read_bytes()
+    score_decode(ref, hyp)
+    assert (hyp / "score.json").read_bytes() == first
+
+
+def test_the_order_of_talkers_matters_to_the_serialized_rate_alone(tmp_path, write):
+    clips = {"c": [("A", 0.0, 2.0, "one two"), ("B", 1.0, 3.0, "three four")]}
+    ref, hyp = write(tmp_path, "t", clips, [("c", "0", "three four"), ("c", "1", "one two")], {"c": 2})
+    score = score_decode(ref, hyp)
+    assert score["metrics"]["cp"]["errors"] == 0 and score["metrics"]["orc"]["errors"] == 0
+    assert score["metrics"]["serialized"]["errors"] == 4
+    assert score_decode(ref, hyp, sot_order="speaker")["metrics"]["serialized"]["errors"] == 4
+    ref, hyp = write(tmp_path, "t", clips, [("c", "0", "one two"), ("c", "1", "three four")], {"c": 2})
+    assert score_decode(ref, hyp)["metrics"]["serialized_with_sc"]["errors"] == 0
+
+
+def test_a_separator_in_the_hypothesis_is_no_word(tmp_path, write):
+    ref, hyp = write(tmp_path, "t", {"c": [("A", 0.0, 2.0, "one two")]}, [("c", "0", "one <sc> two")], {"c": 1})
+    assert score_decode(ref, hyp, profile="en_libri")["metrics"]["cp"]["errors"] == 0
+
+
+def test_characters(tmp_path, write):
+    ref, hyp = write(tmp_path, "t", {"c": [("A", 0.0, 2.0, "好，嗯，我们开始吧。")]}, [("c", "0", "好我们开始 吧")], {"c": 1})
+    score = score_decode(ref, hyp, unit="char", profile="zh_char")
+    assert score["metrics"]["cp"]["errors"] == 1 and score["metrics"]["cp"]["length"] == 7
+    assert "cpCER 14.29 %" in summary(score)
+
+
+def test_names_are_compared_when_asked_for(tmp_path, write):
+    clips = {"c": [("A", 0.0, 2.0, "a b c d"), ("B", 1.0, 2.0, "e f")]}
+    ref, hyp = write(tmp_path, "t", clips, [("c", "A", "e f"), ("c", "B", "a b c d")], {"c": 2})
+    assert "sa" not in score_decode(ref, hyp)["metrics"]
+    assert score_decode(ref, hyp, speaker_attributed=True)["metrics"]["sa"]["errors"] == 8
+
+
+def test_a_clip_without_hypothesis_is_deleted_and_reported(decoded, capsys):
+    ref, hyp = decoded
+    entries = [e for e in json.loads((hyp / "hyp.seglst.json").read_text()) if e["session_id"] != "c2"]
+    (hyp / "hyp.seglst.json").write_text(json.dumps(entries))
+    (hyp / "utt2num_spk").write_text("c1 1\nc3 1\n")
+    main(["--ref", str(ref), "--hyp", str(hyp)])
+    assert "clips without a hypothesis, counted as deleted: 1, the first is c2" in capsys.readouterr().out
+    score = json.loads((hyp / "score.json").read_text())
+    assert score["missing_hypotheses"] == ["c2"]
+    assert score["sessions"]["c2"]["cp"] == [7, 7, 0, 7, 0] and score["sessions"]["c2"]["predicted"] == 0
+
+
+def test_without_decode_json_and_counts(decoded):
+    ref, hyp = decoded
+    (hyp / "decode.json").unlink()
+    (hyp / "utt2num_spk").unlink()
+    score = score_decode(ref, hyp)
+    assert (score["system"], score["step"], score["decode"], score["set"]) == ("sctc", "01_sctc_train", "decode_sctc", "test")
+    assert score["speed"] is None and score["count"]["correct"] == 2
+    assert score["conventions"]["talker_count"] == "hypothesis speakers with words"
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("hyp.seglst.json", '[{"session_id":"zz","speaker":"0","words":"a"}]', "the clip 'zz' is not in"),
+        ("hyp.seglst.json", '[{"session_id":"c1","speaker":"0"}]', "segment 1 lacks"),
+        ("hyp.seglst.json", '[{"session_id":"c1","speaker":"0","words":null}]', "'words' is not a string"),
+        ("hyp.seglst.json", '[\n{"session_id"', "hyp.seglst.json:2: not valid JSON"),
+        ("hyp.seglst.json", "{}", "not a SegLST file"),
+        ("utt2num_spk", "zz 1\n", "the clip 'zz' is not in"),
+        ("utt2num_spk", "c1 two\n", "utt2num_spk:1: 'two' is not a number"),
+        ("utt2num_spk", "c1 1\nc1 2\n", "utt2num_spk:2"),
+        ("decode.json", '{"audio_seconds":"x","wall_seconds":1}', "are not numbers"),
+    ],
+)
+def test_broken_decode_directories(decoded, capsys, name, content, message):
+    ref, hyp = decoded
+    (hyp / name).write_text(content)
+    assert run("--ref", ref, "--hyp", hyp) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and "; " in error
+    assert not (hyp / "score.json").exists()
+
+
+def test_inputs_that_are_not_there(decoded, tmp_path, capsys):
+    ref, hyp = decoded
+    assert run("--ref", tmp_path / "none", "--hyp", hyp) == 1
+    assert "supervision: no such file; make the clips again" in capsys.readouterr().err
+    assert run("--ref", ref, "--hyp", tmp_path / "none") == 1
+    assert "hyp.seglst.json: no such file; decode this set again" in capsys.readouterr().err
+    (ref / "supervision").write_text("")
+    assert run("--ref", ref, "--hyp", hyp) == 1
+    assert "no clips" in capsys.readouterr().err
+
+
+def test_unknown_options(decoded, capsys):
+    ref, hyp = decoded
+    assert run("--ref", ref, "--hyp", hyp, "--unit", "words") == 2
+    assert run("--ref", ref, "--hyp", hyp, "--sot_order", "onsets") == 1
+    assert "did you mean 'onset'" in capsys.readouterr().err
+    with pytest.raises(UserError, match="did you mean"):
+        score_decode(ref, hyp, profile="en_libr")
+
+
+def test_300_clips_take_under_two_seconds_and_no_torch(tmp_path, write):
+    words = "the red ship sails seven green houses near an old town".split()
+    clips = {f"c{i:03d}": [(f"S{j}", j * 1.0, j + 3.0, " ".join(words[j:j + 8])) for j in range(3)] for i in range(300)}
+    hypotheses = [(c, str(j), " ".join(words[j + 1:j + 8])) for c in clips for j in range(3)]
+    ref, hyp = write(tmp_path, "t", clips, hypotheses, dict.fromkeys(clips, 3))
+    code = ("import sys; from espnet_mt_llm.bin.score_decode import main; main(sys.argv[1:]); "
+            "sys.exit(3 if {'torch', 'espnet2', 'matplotlib'} & set(sys.modules) else 0)")
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, "--ref", ref, "--hyp", hyp], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Alone it takes 0.7 s with start-up; the bound leaves room for a busy machine.
+    assert time.monotonic() - start < 5
