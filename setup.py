@@ -1,0 +1,49 @@
+"""Install the package: a light core for data, simulation and scoring; extras for what needs more."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+# A bound stands only where a break is known; the comment says which.
+CORE = [
+    "kaldiio",
+    "meeteval",
+    "numpy",
+    "pyyaml",
+    "scipy",
+    "soundfile",
+    "tqdm",
+]
+EXTRAS = {
+    "train": [
+        # The tasks, the trainer and the E-Branchformer are espnet2's of this release line; others move them.
+        "espnet>=202511,<202512",
+        # espnet 202511 needs setuptools<74, newer torch releases need a newer one: pip finds the newest torch that fits.
+        "setuptools<74",
+        "torch",
+        # espnet2's tasks import it, but espnet does not declare it.
+        "torchaudio",
+        "tensorboard",
+    ],
+    "synth": ["espeakng-loader"],
+    "llm": ["peft", "transformers"],
+    "pretrained": ["funasr", "transformers"],
+    # meeteval's alignment page imports these, but declares them only for its command line.
+    "viz": ["platformdirs", "simplejson"],
+    "test": ["hypothesis", "pytest", "pytest-xdist"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+setup(
+    name="espnet_mt_llm",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "espnet_mt_llm/__init__.py").read_text(encoding="utf-8")).group(1),
+    description="Recipes for multi-talker speech recognition: who said what, when, in overlapping speech",
+    packages=find_packages(include=["espnet_mt_llm*"]),
+    package_data={"espnet_mt_llm": ["**/*.html", "**/*.js", "**/*.css", "**/*.txt", "**/*.json", "**/*.yaml"]},
+    python_requires=">=3.10",
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)
