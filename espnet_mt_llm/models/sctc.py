@@ -19,20 +19,19 @@ class Branch(torch.nn.Module):
     """What is specific to K talkers: upper encoder blocks, the separator, and K CTC heads in onset order.
 
     Args:
-        input_size: D of the shared encoder.
+        separator: ``(B, T, D) -> (B, K, T, D')``.
         num_talkers: K.
         vocabulary_size: V, blank included.
         blocks: upper encoder blocks ``(B, T, D) -> (L, B, T, D)``; none when None.
-        separator_conf: arguments of :class:`~espnet_mt_llm.nets.separator.Separator`.
     """
 
-    def __init__(self, input_size: int, num_talkers: int, vocabulary_size: int,
-                 blocks: Optional[torch.nn.Module] = None, separator_conf: Optional[dict[str, Any]] = None) -> None:
+    def __init__(self, separator: Separator, num_talkers: int, vocabulary_size: int,
+                 blocks: Optional[torch.nn.Module] = None) -> None:
         super().__init__()
         self.blocks = blocks
-        self.separator = Separator(input_size, num_talkers, **(separator_conf or {}))
+        self.separator = separator
         self.heads = torch.nn.ModuleList(
-            torch.nn.Linear(self.separator.output_size, vocabulary_size) for _ in range(num_talkers)
+            torch.nn.Linear(separator.output_size, vocabulary_size) for _ in range(num_talkers)
         )
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -117,10 +116,14 @@ class SCTCModel(AbsESPnetModel):
         loss = self.ctc_weight * loss_ctc + self.count_weight * loss_count
         finite = torch.isfinite(loss)
         if not finite.all():
-            loss = self._drop_not_finite(loss, finite, utt_id)
+            # Zero times infinity: a bad clip spoils every gradient even with weight 0, so the others run again alone.
+            keep = self._finite_rows(finite, utt_id)
+            names = None if utt_id is None else [utt_id[i] for i in keep.tolist()]
+            return self.forward(speech[keep], speech_lengths[keep], text[keep], text_lengths[keep], talkers[keep],
+                                utt_id=names)
         stats |= {
-            "loss": loss.detach().mean(), "loss_ctc": loss_ctc.detach()[finite].mean(),
-            "loss_count": loss_count.detach()[finite].mean(),
+            "loss": loss.detach().mean(), "loss_ctc": loss_ctc.detach().mean(),
+            "loss_count": loss_count.detach().mean(),
             "acc_count": (logits.argmax(dim=1) + 1 == counts).float().mean(),
         }
         if not self.training:
@@ -128,13 +131,13 @@ class SCTCModel(AbsESPnetModel):
         return force_gatherable((loss.mean(), stats, speech.new_tensor(float(speech.size(0)))), loss.device)
 
     @staticmethod
-    def _drop_not_finite(loss: torch.Tensor, finite: torch.Tensor, utt_id: Optional[Sequence[str]]) -> torch.Tensor:
-        names = [u for u, good in zip(utt_id or map(str, range(len(loss))), finite.tolist()) if not good]
+    def _finite_rows(finite: torch.Tensor, utt_id: Optional[Sequence[str]]) -> torch.Tensor:
+        names = [u for u, good in zip(utt_id or map(str, range(len(finite))), finite.tolist()) if not good]
         message = f"the loss is not finite for {', '.join(names)}"
         if not finite.any():
             raise UserError(f"{message}: the whole batch; look at these clips, or lower the learning rate")
         logging.warning("%s; left out of this batch", message)
-        return loss[finite]
+        return finite.nonzero().squeeze(1)
 
     def collect_feats(self, speech: torch.Tensor, speech_lengths: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
         """Give ESPnet's statistics stage the speech itself; this toolkit needs no statistics pass."""

@@ -12,6 +12,7 @@ from espnet2.utils.types import str2bool
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml, nearest
+from espnet_mt_llm.datadir.kaldi import read_map, write_map
 from espnet_mt_llm.text.serialisation import Order
 from espnet_mt_llm.text.token_list import TOKEN_TYPES, Tokenizer, read_token_list
 from espnet_mt_llm.train.collate import pad_batch
@@ -58,7 +59,7 @@ class MultiTalkerTask(AbsTask):
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add the arguments that every task of this toolkit takes."""
         group = parser.add_argument_group(description="Multi-talker data")
-        parser.set_defaults(required=parser.get_default("required") + ["token_list"], batch_type="numel",
+        parser.set_defaults(required=parser.get_default("required") + ["token_list"], resume=True, batch_type="numel",
                             batch_bins=2000000, num_workers=1, use_matplotlib=False, keep_nbest_models=[5],
                             best_model_criterion=[["valid", "loss", "min"]], num_att_plot=0)
         group.add_argument("--train_dir", default=None, help="clips to train on (dump/<set>)")
@@ -71,17 +72,19 @@ class MultiTalkerTask(AbsTask):
         group.add_argument("--order_conf", action=NestedDictAction, default={}, help="SOT order: order, tie_rule, tie")
         group.add_argument("--speed_factors", type=float, nargs="*", default=[], help="speeds to draw from, e.g. 0.9 1.1")
         group.add_argument("--max_talkers", type=int, default=3, help="K_max")
+        group.add_argument("--train_talkers", type=int, nargs="*", default=[],
+                           help="train on the clips with these talker counts only, e.g. 1; empty: on all")
         group.add_argument("--num_threads", type=int, default=0, help="CPU threads of the training; 0: all cores")
         group.add_argument("--debug", type=str2bool, default=False, help="a few steps only, to see that all runs")
 
     @classmethod
     def tokenizer(cls, args: argparse.Namespace) -> Tokenizer:
-        """Return the tokenizer of ``--token_list``."""
-        tokens = args.token_list if isinstance(args.token_list, list) else read_token_list(args.token_list)
-        model = args.bpemodel
-        if model is None and args.token_type == "bpe" and isinstance(args.token_list, str):
-            model = Path(args.token_list).parent / "bpe.model"
-        return Tokenizer(tokens, args.token_type, model)
+        """Return the tokenizer of ``--token_list``: a file, or the tokens themselves in a trained ``config.yaml``."""
+        if isinstance(args.token_list, list):
+            return Tokenizer(args.token_list, args.token_type, args.bpemodel)
+        if args.bpemodel is None and args.token_type == "bpe":
+            args.bpemodel = str(Path(args.token_list).parent / "bpe.model")
+        return Tokenizer(read_token_list(args.token_list), args.token_type, args.bpemodel)
 
     @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:
@@ -125,6 +128,8 @@ class MultiTalkerTask(AbsTask):
             if directory is None:
                 raise UserError(f"--{mode}_dir is missing; give a directory of clips made by the stage 'clips'")
             set_data(args, mode, directory)
+        if args.train_talkers:
+            args.train_shape_file = [choose_clips(args.train_dir, args.train_talkers, args.output_dir)]
         register()
         if args.ngpu == 0:
             # path.sh sets OMP_NUM_THREADS=1 for the many small jobs of a stage; a training has the machine.
@@ -156,3 +161,20 @@ def set_data(args: argparse.Namespace, mode: str, directory: Pathlike) -> None:
     setattr(args, f"{mode}_data_path_and_name_and_type",
             [audio, (str(directory / "supervision"), "supervision", "text")])
     setattr(args, f"{mode}_shape_file", [str(directory / "utt2num_samples")])
+
+
+def choose_clips(directory: Pathlike, talkers: Sequence[int], output_dir: Pathlike) -> str:
+    """List the clips with these talker counts and their lengths in ``<output_dir>/train_shape``; return the path.
+
+    Raises:
+        UserError: there are none.
+    """
+    counts = read_map(Path(directory) / "utt2num_spk")
+    sizes = read_map(Path(directory) / "utt2num_samples")
+    chosen = {clip: sizes[clip] for clip, count in counts.items() if int(count) in talkers}
+    if not chosen:
+        raise at(Path(directory) / "utt2num_spk", None, f"no clip has {' or '.join(map(str, talkers))} talkers",
+                 "change train_talkers, or simulate such clips")
+    path = Path(output_dir) / "train_shape"
+    write_map(path, chosen)
+    return str(path)

@@ -6,6 +6,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_mt_llm.encoders.e_branchformer import EBranchformer, EBranchformerStack
 from espnet_mt_llm.models.sctc import Branch, SCTCModel
+from espnet_mt_llm.nets.separator import Separator
 from espnet_mt_llm.nets.talker_count import TalkerCountHead
 from espnet_mt_llm.tasks.base import MultiTalkerTask, build
 
@@ -32,10 +33,6 @@ class SCTCTask(MultiTalkerTask):
     def build_model(cls, args: argparse.Namespace) -> SCTCModel:
         """Build the model; the token list itself goes into ``args``, so that config.yaml is complete."""
         tokens = cls.tokenizer(args).tokens
-        if args.token_type == "bpe" and args.bpemodel is None:
-            from pathlib import Path
-
-            args.bpemodel = str(Path(args.token_list).parent / "bpe.model")
         args.token_list = tokens
         encoder = build(ENCODERS[args.encoder], args.encoder_conf, "encoder_conf", rate=args.rate)
         size = encoder.output_size
@@ -44,6 +41,7 @@ class SCTCTask(MultiTalkerTask):
             conf = {"num_blocks": 0, **(args.branch_conf or {})}
             blocks = build(EBranchformerStack, conf, "branch_conf", size, output_size=size, embed=False) \
                 if conf["num_blocks"] else None
-            branches.append(Branch(size, k, len(tokens), blocks, args.separator_conf))
+            separator = build(Separator, args.separator_conf, "separator_conf", size, k)
+            branches.append(Branch(separator, k, len(tokens), blocks))
         head = build(TalkerCountHead, args.count_head_conf, "count_head_conf", size, args.max_talkers)
         return build(SCTCModel, args.model_conf, "model_conf", encoder, head, branches, tokens)

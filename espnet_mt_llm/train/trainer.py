@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import time
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -120,7 +121,7 @@ class Trainer(espnet_trainer.Trainer):
                 continue
             try:
                 cls.resume(path, model, reporter, optimizers, schedulers, scaler, ngpu)
-            except (RuntimeError, EOFError, KeyError, ValueError, OSError) as e:
+            except (RuntimeError, EOFError, KeyError, ValueError, OSError, pickle.UnpicklingError) as e:
                 if name == CHECKPOINT and (output_dir / PREVIOUS).exists():
                     logging.warning("%s cannot be read (%s); going back to the one before it", path, e)
                     continue
