@@ -28,7 +28,8 @@ def main(argv=None) -> None:
     args = get_parser().parse_args(argv)
     from espnet_mt_llm.scoring.score import score_decode, summary
 
-    print(summary(score_decode(**vars(args), command=shlex.join(["python", "-m", "espnet_mt_llm.bin.score_decode", *argv]))))
+    line = shlex.join(["python", "-m", "espnet_mt_llm.bin.score_decode", *argv])
+    print(summary(score_decode(**vars(args), command=line)))
 
 
 if __name__ == "__main__":

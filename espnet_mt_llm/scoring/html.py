@@ -27,13 +27,13 @@ def join(parts: Sequence[Any], between: str = "") -> Html:
     return Html(html.escape(between).join(p if isinstance(p, Html) else html.escape(str(p)) for p in parts))
 
 
-def html_table(lines: Sequence[Sequence[Any]], numbers_from: int, class_: str = "") -> Html:
+def html_table(lines: Sequence[Sequence[Any]], numbers_from: int) -> Html:
     """Build a table from a header and lines; columns from ``numbers_from`` on are set to the right."""
     def cells(tag: str, line: Sequence[Any]) -> Html:
         return el("tr", *(el(tag, c, class_="num" if i >= numbers_from else None) for i, c in enumerate(line)))
 
-    return el("div", el("table", el("thead", cells("th", lines[0])),
-                        el("tbody", *(cells("td", line) for line in lines[1:])), class_=class_ or None), class_="scroll")
+    body = el("tbody", *(cells("td", line) for line in lines[1:]))
+    return el("div", el("table", el("thead", cells("th", lines[0])), body), class_="scroll")
 
 
 def page(title: str, *body: Any) -> str:
@@ -75,7 +75,8 @@ tr.part td:nth-child(4){padding-left:24px}
 td.main{font-weight:650;color:var(--ink)}
 .two{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:8px 40px;align-items:start}
 @media (max-width:760px){.two{grid-template-columns:minmax(0,1fr)}}
-.matrix{width:auto;margin:0}.matrix td,.matrix th{border:2px solid var(--card);text-align:center;padding:6px 14px;min-width:52px}
+.matrix{width:auto;margin:0}
+.matrix td,.matrix th{border:2px solid var(--card);text-align:center;padding:6px 14px;min-width:52px}
 .matrix td{border-radius:6px;background:color-mix(in srgb,var(--s1) calc(var(--share)*58%),var(--fill))}
 .matrix td.miss{background:color-mix(in srgb,var(--s2) calc(var(--share)*75%),var(--fill))}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:16px}
@@ -85,19 +86,22 @@ svg path{fill:none;stroke-width:2;stroke-linejoin:round}
 .s1{--c:var(--s1)}.s2{--c:var(--s2)}.s3{--c:var(--s3)}.s4{--c:var(--s4)}.s5{--c:var(--s5)}.s6{--c:var(--s6)}
 svg path,svg .dot{stroke:var(--c)}svg .dot{fill:var(--c);stroke:none}svg .dot.hit{fill:transparent}
 .legend{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:12.5px;color:var(--soft);margin:0 0 4px}
-.key{display:inline-block;width:11px;height:11px;border-radius:3px;background:var(--c);margin-right:6px;vertical-align:-1px}
+.key{display:inline-block;width:11px;height:11px;border-radius:3px;background:var(--c);margin-right:6px}
 .lane{display:grid;grid-template-columns:130px minmax(0,1fr);gap:10px;align-items:center;margin:3px 0}
-.lane .who{font-size:12.5px;color:var(--soft);text-align:right;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.lane .who{font-size:12.5px;color:var(--soft);text-align:right;overflow:hidden;text-overflow:ellipsis;
+white-space:nowrap}
 .track{position:relative;height:28px;background:var(--fill);border-radius:5px}
 .seg{position:absolute;top:3px;bottom:3px;min-width:3px;border-radius:4px;padding:0 6px;font-size:12px;line-height:22px;
 overflow:hidden;text-overflow:ellipsis;white-space:nowrap;color:var(--ink);
 background:color-mix(in srgb,var(--c) 28%,var(--card));border-left:3px solid var(--c)}
-.seg.untimed{border:1px dashed var(--c);border-left:3px solid var(--c);line-height:20px;background:color-mix(in srgb,var(--c) 12%,var(--card))}
+.seg.untimed{border:1px dashed var(--c);border-left:3px solid var(--c);line-height:20px;
+background:color-mix(in srgb,var(--c) 12%,var(--card))}
 .ticks{position:relative;height:18px;font-size:11.5px;color:var(--soft)}
 .ticks span{position:absolute;transform:translateX(-50%);white-space:nowrap}
 .ticks span:first-child{transform:none}.ticks span.end{transform:translateX(-100%)}
 .pair{display:flex;flex-wrap:wrap;gap:6px 4px;margin:2px 0 14px;font-size:13.5px}
-.tok{display:inline-grid;grid-template-rows:auto auto;text-align:center;border-radius:5px;padding:1px 5px;background:var(--fill)}
+.tok{display:inline-grid;grid-template-rows:auto auto;text-align:center;border-radius:5px;padding:1px 5px;
+background:var(--fill)}
 .tok span{min-height:1.5em}
 .tok .hyp{border-top:1px solid color-mix(in srgb,currentColor 22%,transparent)}
 .tok.sub{background:var(--sub);color:var(--sub-ink)}.tok.ins{background:var(--ins);color:var(--ins-ink)}
@@ -106,7 +110,7 @@ background:color-mix(in srgb,var(--c) 28%,var(--card));border-left:3px solid var
 details{margin:10px 0 0}summary{cursor:pointer;color:var(--soft);font-size:13.5px}
 summary.session{color:var(--ink);font-weight:600;font-size:14px;margin:18px 0 8px;overflow-wrap:anywhere}
 h2+nav,nav+nav{margin:0 0 6px}nav+.card{margin-top:12px}
-pre{background:var(--fill);border-radius:8px;padding:12px 14px;overflow-x:auto;font-size:12.5px;line-height:1.5;margin:8px 0}
+pre{background:var(--fill);border-radius:8px;padding:12px 14px;overflow-x:auto;font-size:12.5px;margin:8px 0}
 dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:3px 16px;font-size:13.5px;margin:8px 0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 @media print{body{background:#fff}.card{break-inside:avoid}}

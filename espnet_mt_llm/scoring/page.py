@@ -68,8 +68,8 @@ def set_table(score: Score) -> Html:
     parts = ([("all", score)] if len(counts) > 1 else []) + list(counts.items())
     for talkers, part in parts:
         for i, (key, e) in enumerate(part["metrics"].items()):
-            lines.append(["" if i else f"{talkers} ({part['clips']} clips)", names[key], percent(e["rate"]), e["errors"],
-                          e["length"], e["insertions"], e["deletions"], e["substitutions"]])
+            lines.append(["" if i else f"{talkers} ({part['clips']} clips)", names[key], percent(e["rate"]),
+                          *(e[k] for k in ("errors", "length", "insertions", "deletions", "substitutions"))])
     return html_table(lines, 2)
 
 
@@ -113,29 +113,36 @@ def session_cards(score: Score, recipe: Path) -> List[Html]:
         said = hypothesis.get(clip, [])
         untimed = any(h.get("start_time") is None for h in said)
         note = "Dashed: the system gives no times; drawn where the assigned reference speaker talks." if untimed else ""
-        head = el("summary", f"The {which} session: {clip}, {name} {percent(s['cp'][0] / s['cp'][1])} % "
-                             f"({s['cp'][0]} / {s['cp'][1]}), talkers: {s['num_speakers']}, predicted: {s['predicted']}", class_="session")
+        errors, length = s["cp"][:2]
+        head = el("summary", f"The {which} session: {clip}, {name} {percent(errors / length)} % ({errors} / {length}), "
+                             f"talkers: {s['num_speakers']}, predicted: {s['predicted']}", class_="session")
         out.append(el("details", head, show.timeline(reference[clip], said, pairs), el("p", note, class_="soft small"),
                       show.legend(), show.alignment(reference[clip], said, pairs, convention), open="open"))
     return out
 
 
+def _facts(score: Score) -> str:
+    count, speed = score["count"], score["speed"]
+    facts = [f"{score['clips']} clips",
+             f"talker count right in {percent(count['accuracy'])} % ({count['correct']} / {count['total']})"]
+    if speed and speed["rtf"] is not None:
+        facts.append(f"RTF {speed['rtf']:.4f} ({speed['audio_seconds']:.0f} s of audio in "
+                     f"{speed['wall_seconds']:.1f} s on {speed['device']}, threads: {speed['num_threads']}, batch: {speed['batch_size']}, "
+                     "model load excluded)")
+    if score["decoding"].get("count"):
+        facts.append(f"number of talkers from: {score['decoding']['count']}")
+    return ", ".join(facts)
+
+
 def set_card(score: Score, recipe: Path) -> Html:
     """Everything about one test set decoded in one way."""
-    count, speed, decode = score["count"], score["speed"], score["decoding"]
-    facts = [f"{score['clips']} clips", f"talker count right in {percent(count['accuracy'])} % ({count['correct']} / {count['total']})"]
-    if speed and speed["rtf"] is not None:
-        facts.append(f"RTF {speed['rtf']:.4f} ({speed['audio_seconds']:.0f} s of audio in {speed['wall_seconds']:.1f} s on "
-                     f"{speed['device']}, threads: {speed['num_threads']}, batch: {speed['batch_size']}, model load excluded)")
-    if decode.get("count"):
-        facts.append(f"number of talkers from: {decode['count']}")
     missing = score["missing_hypotheses"]
     warning = [el("p", f"Clips without a hypothesis, counted as deleted: {len(missing)} ({', '.join(missing[:5])}"
                        + (", …)" if len(missing) > 5 else ")"), class_="mark tok del")] if missing else []
-    matrix = el("div", el("h4", "Talker count, clips"), confusion(count))
+    matrix = el("div", el("h4", "Talker count, clips"), confusion(score["count"]))
     records = el("details", el("summary", "Conventions and commands"), el("dl", *_definitions(score)))
-    return el("div", el("h3", score["set"], id=_anchor(score)), el("p", f"{score['system']} / {score['step']} / {score['decode']}", class_="soft small"),
-              el("p", ", ".join(facts), class_="small"), *warning,
+    return el("div", el("h3", score["set"], id=_anchor(score)), el("p", _decoding(score), class_="soft small"),
+              el("p", _facts(score), class_="small"), *warning,
               el("div", el("div", el("h4", "Errors"), set_table(score)), matrix, class_="two"),
               *session_cards(score, recipe), sessions_table(score), records, class_="card")
 
@@ -144,10 +151,14 @@ def _anchor(score: Score) -> str:
     return "set-" + "-".join(score[k] for k in ("system", "step", "decode", "set"))
 
 
+def _decoding(score: Score) -> str:
+    return f"{score['system']} / {score['step']} / {score['decode']}"
+
+
 def _decodings(scores: Sequence[Score]) -> Dict[str, List[Score]]:
     out: Dict[str, List[Score]] = {}
     for s in scores:
-        out.setdefault(f"{s['system']} / {s['step']} / {s['decode']}", []).append(s)
+        out.setdefault(_decoding(s), []).append(s)
     return out
 
 
@@ -157,9 +168,9 @@ def counts_section(scores: Sequence[Score]) -> Html:
     for name, group in _decodings(scores).items():
         if len(group) > 1:
             total = sum((TalkerCounts.from_dict(s["count"]) for s in group), TalkerCounts.zero())
-            parts.append(el("div", el("h4", name), confusion(total.as_dict()),
-                            el("p", f"{total.correct} of {total.total} clips right ({percent(total.accuracy)} %), sets: "
-                                    + ", ".join(s["set"] for s in group), class_="soft small")))
+            note = (f"{total.correct} of {total.total} clips right ({percent(total.accuracy)} %), sets: "
+                    + ", ".join(s["set"] for s in group))
+            parts.append(el("div", el("h4", name), confusion(total.as_dict()), el("p", note, class_="soft small")))
     return el("div", el("h3", "Talker count, all test sets together"), *parts, class_="card") if parts else Html("")
 
 
@@ -192,7 +203,8 @@ def curves_section(exp: Path) -> Html:
             continue
         seconds = sum(e.get("seconds") or 0 for e in entries)
         took = f"{len(entries)} epochs, {seconds / 60:.1f} min" if seconds else f"{len(entries)} epochs"
-        cards.append(el("div", el("h3", f"{path.parent.parent.name} / {path.parent.name}"), el("p", took, class_="soft small"),
+        title = f"{path.parent.parent.name} / {path.parent.name}"
+        cards.append(el("div", el("h3", title), el("p", took, class_="soft small"),
                         el("div", *charts, class_="charts"), class_="card"))
     return join([el("h2", "Training", id="training"), *cards]) if cards else Html("")
 
@@ -226,8 +238,8 @@ def make_page(title: str, scores: Sequence[Score], rows: Sequence[Row], exp: Pat
     facts = [f"test sets: {len({s['set'] for s in scores})}"]
     facts += [f"{system} / {step}: {n:,} parameters" for system, step, n in models]
     training, others = curves_section(Path(exp)), others_section(scores, rows)
-    sections = [("results", "Results", True), ("training", "Training", training), ("further", "Further results", others),
-                ("sets", "Test sets", scores), ("made", "How it was made", scores)]
+    sections = [("results", "Results", True), ("training", "Training", training),
+                ("further", "Further results", others), ("sets", "Test sets", scores), ("made", "How it was made", scores)]
     nav = el("nav", *(el("a", name, href=f"#{key}") for key, name, there in sections if there))
     cards = [set_card(s, Path(recipe)) for s in scores]
     return page(f"Results: {title}", el("h1", title), el("p", " · ".join(facts), class_="soft"), nav,

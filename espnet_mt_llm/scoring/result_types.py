@@ -1,4 +1,4 @@
-"""Counts that make up a score: frozen, and added instead of averaged, so that a corpus value is never a mean of rates."""
+"""Counts that make up a score: frozen, and added, never averaged, so that a corpus value is no mean of rates."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple

@@ -187,7 +187,8 @@ def _conventions(convention: Convention, counts: Optional[Mapping], num_exact: i
         "sot_order": convention.order.describe(),
         "serialized": "<sc> stripped; hypothesis in output order",
         "serialized_with_sc": "<sc> is one token",
-        "orc": f"meeteval, exact for {num_exact} clips" + (f", greedy for {greedy} longer ones, never above cp" if greedy else ""),
+        "orc": f"meeteval, exact for {num_exact} clips"
+               + (f", greedy for {greedy} longer ones, never above cp" if greedy else ""),
         "dicp": "meeteval, greedy, never above cp",
         "talker_count": "predicted utt2num_spk" if counts is not None else "hypothesis speakers with words",
         "missing_hypothesis": "every reference token of the clip is a deletion",
@@ -216,7 +217,8 @@ def _speed(decode: Mapping[str, Any], path: Path) -> Optional[Dict[str, Any]]:
     try:
         speed = Speed(float(decode["audio_seconds"]), float(decode["wall_seconds"]))
     except (TypeError, ValueError):
-        raise at(path, None, "audio_seconds and wall_seconds are not numbers", "decode this set again (stage 7)") from None
+        raise at(path, None, "audio_seconds and wall_seconds are not numbers",
+                 "decode this set again (stage 7)") from None
     return {**speed.as_dict(), "batch_size": decode.get("batch_size"), "device": decode.get("device"),
             "num_threads": decode.get("num_threads"), "model_load": "excluded"}
 
@@ -274,8 +276,8 @@ def summary(score: Mapping[str, Any]) -> str:
     """Say a score in a line, and what was missing in a second one."""
     cp, serialized, count = score["metrics"]["cp"], score["metrics"]["serialized"], score["count"]
     rate = {"word": "WER", "char": "CER", "mixed": "MER"}[score["conventions"]["unit"]]
-    line = (f"{score['system']}/{score['step']}/{score['decode']}/{score['set']}: {score['clips']} clips, "
-            f"cp{rate} {_percent(cp['rate'])} ({cp['errors']} / {cp['length']}), {rate} {_percent(serialized['rate'])}, "
+    line = (f"{score['system']}/{score['step']}/{score['decode']}/{score['set']}: {score['clips']} clips, cp{rate} "
+            f"{_percent(cp['rate'])} ({cp['errors']} / {cp['length']}), {rate} {_percent(serialized['rate'])}, "
             f"talker count {_percent(count['accuracy'])}")
     if score["speed"]:
         line += f", RTF {score['speed']['rtf']}"

@@ -61,7 +61,8 @@ def timeline(reference: Sequence[Mapping], hypothesis: Sequence[Mapping], assign
             there = [s for s in reference if s["speaker"] == ref_of.get(speaker)]
             spans = [(min((s["start_time"] for s in there), default=0.0),
                       max((s["end_time"] for s in there), default=last), " ".join(s["words"] for s in segments))]
-        lanes.append(_lane(f"hypothesis {speaker}", spans, last, of_hyp.get(speaker, "s6"), "" if timed else " untimed"))
+        kind = "" if timed else " untimed"
+        lanes.append(_lane(f"hypothesis {speaker}", spans, last, of_hyp.get(speaker, "s6"), kind))
     marks = [t for t in ticks(0.0, last, 8) if t <= last]
     # The last label is kept inside when it stands at the very end.
     scale = el("div", *(el("span", f"{t:g} s", style=f"left:{100 * t / last:.2f}%",
@@ -85,8 +86,9 @@ def alignment(reference: Sequence[Mapping], hypothesis: Sequence[Mapping], assig
     parts: List[Html] = []
     for r, h in sorted(assignment, key=lambda p: order.get(p[0], len(order))):
         color = of_ref.get(r) or of_hyp.get(h, "s6")
-        title = f"{r if r is not None else '(no reference speaker)'} ↔ {'hypothesis ' + h if h is not None else '(nothing)'}"
-        parts.append(el("h4", el("span", class_=f"key {color}"), title))
+        left = "(no reference speaker)" if r is None else r
+        right = "(nothing)" if h is None else f"hypothesis {h}"
+        parts.append(el("h4", el("span", class_=f"key {color}"), f"{left} ↔ {right}"))
         tokens = [_token(a, b) for a, b in align(ref.get(r, []), hyp.get(h, []))]
         parts.append(el("div", *(tokens or [el("span", "(no words)", class_="soft")]), class_="pair"))
     return join(parts)

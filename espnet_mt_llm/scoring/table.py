@@ -149,7 +149,8 @@ def table(scores: Sequence[Score]) -> List[List[str]]:
     """Return the results table of scores with one convention: a header and a line for each set and talker count."""
     names = metric_names(scores[0]["conventions"]["unit"])
     metrics = [m for m in ("cp", "orc", "serialized", "sa") if any(m in s["metrics"] for s in scores)]
-    out = [["system", "step", "decoding", "set", "talkers", "clips", *(f"{names[m]} %" for m in metrics), "count acc. %", "RTF"]]
+    out = [["system", "step", "decoding", "set", "talkers", "clips", *(f"{names[m]} %" for m in metrics),
+            "count acc. %", "RTF"]]
     for s in scores:
         counts = s["by_num_speakers"]
         parts = [("–".join(dict.fromkeys([min(counts, key=int), max(counts, key=int)])), s)]
@@ -269,14 +270,14 @@ def insert_block(text: str, block: str, where: Pathlike = "README.md") -> str:
         gap = "" if not text or text.endswith("\n\n") else "\n" if text.endswith("\n") else "\n\n"
         return f"{text}{gap}{BEGIN}\n{block}\n{END}\n"
     if len(begins) != 1 or len(ends) != 1 or begins[0] > ends[0]:
-        raise at(where, (begins + ends)[0], f"expected one '{BEGIN}' and after it one '{END}', each on its own line",
+        raise at(where, min(begins + ends), f"expected one '{BEGIN}' and after it one '{END}', each on its own line",
                  "remove the markers or put them right")
     kept = text.split("\n")
     return "\n".join(kept[:begins[0]] + [block] + kept[ends[0] - 1:])
 
 
 def write_readme(path: Pathlike, block: str, title: str) -> None:
-    """Put ``block`` between the markers of a README, which is made when there is none. Equal bytes are not rewritten."""
+    """Put ``block`` between the markers of a README, which is made when there is none; equal bytes stay untouched."""
     path = Path(path)
     try:
         old = path.read_bytes().decode("utf-8") if path.exists() else f"# {title}\n"

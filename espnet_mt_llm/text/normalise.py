@@ -1,4 +1,4 @@
-"""Text before it is compared or learnt from: named normalisation profiles, and the tokens that errors are counted in."""
+"""Text before it is compared or learnt from: normalisation profiles, and the tokens that errors are counted in."""
 
 import re
 import unicodedata

@@ -113,25 +113,28 @@ def _talkers(segments: Sequence[Mapping]) -> List[Turn]:
             for ss in by_speaker.values()]
 
 
+def _by_id(turn: Turn) -> tuple:
+    return (turn.speaker, turn.start, turn.end, turn.text)
+
+
 def _arrange(items: List[Turn], policy: Order, session: str) -> List[Turn]:
     if policy.order == "input":
         return items
-    by_id: Callable[[Turn], tuple] = lambda t: (t.speaker, t.start, t.end, t.text)
     if policy.order == "speaker":
-        return sorted(items, key=by_id)
+        return sorted(items, key=_by_id)
     if policy.order == "duration":
-        return sorted(items, key=lambda t: (t.start - t.end, *by_id(t)))
+        return sorted(items, key=lambda t: (t.start - t.end, *_by_id(t)))
     # The text seed makes each session its own draw, the same on every machine and in every process.
     draw = random.Random(f"{policy.seed}:{session}")
     if policy.order == "random":
-        items = sorted(items, key=by_id)
+        items = sorted(items, key=_by_id)
         draw.shuffle(items)
         return items
     time: Callable[[Turn], float] = (lambda t: t.start) if policy.order == "onset" else (lambda t: t.end)
     position = {id(t): i for i, t in enumerate(items)}
     out: List[Turn] = []
-    for tied in _ties(sorted(items, key=lambda t: (time(t), *by_id(t))), time, policy.tie):
-        out.extend(_break_tie(tied, policy, draw, by_id, position))
+    for tied in _ties(sorted(items, key=lambda t: (time(t), *_by_id(t))), time, policy.tie):
+        out.extend(_break_tie(tied, policy, draw, position))
     return out
 
 
@@ -147,12 +150,12 @@ def _ties(items: List[Turn], time: Callable[[Turn], float], tie: float) -> List[
     return groups
 
 
-def _break_tie(tied: List[Turn], policy: Order, draw: random.Random, by_id: Callable, position: Dict) -> List[Turn]:
+def _break_tie(tied: List[Turn], policy: Order, draw: random.Random, position: Dict) -> List[Turn]:
     if len(tied) == 1:
         return tied
     if policy.tie_rule == "input":
         return sorted(tied, key=lambda t: position[id(t)])
-    tied = sorted(tied, key=by_id)
+    tied = sorted(tied, key=_by_id)
     if policy.tie_rule == "longest":
         tied.sort(key=lambda t: t.start - t.end)
     elif policy.tie_rule == "loudest":

@@ -1,6 +1,5 @@
 """Error rates of a clip against worked examples, brute force and each other."""
 
-import doctest
 import itertools
 
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.scoring import metrics as module
 from espnet_mt_llm.scoring.metrics import align, cp, dicp, edit, orc, speaker_attributed
 from espnet_mt_llm.scoring.result_types import Errors
 
@@ -24,10 +22,6 @@ def distance(a, b):
         for j, y in enumerate(b, 1):
             previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
     return row[-1]
-
-
-def test_doctests():
-    assert doctest.testmod(module).failed == 0
 
 
 def test_worked_checks():

@@ -1,22 +1,16 @@
 """Counts add up; rates never do."""
 
 import dataclasses
-import doctest
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_mt_llm.scoring import result_types as module
 from espnet_mt_llm.scoring.result_types import ClipScore, Errors, SetScore, Speed, TalkerCounts
 
 ERRORS = st.builds(lambda c, d, s, i: Errors(c + d + s, i, d, s), *[st.integers(0, 50)] * 4)
 COUNTS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4)), max_size=8).map(
     lambda pairs: sum((TalkerCounts.one(*p) for p in pairs), TalkerCounts.zero()))
-
-
-def test_doctests():
-    assert doctest.testmod(module).failed == 0
 
 
 @given(ERRORS, ERRORS, ERRORS)

@@ -1,18 +1,12 @@
 """Normalisation profiles and units."""
 
-import doctest
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.text import normalise as module
 from espnet_mt_llm.text.normalise import PROFILES, normalise, separator, tokens
-
-
-def test_doctests():
-    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize(

