@@ -127,8 +127,8 @@ def _facts(score: Score) -> str:
              f"talker count right in {percent(count['accuracy'])} % ({count['correct']} / {count['total']})"]
     if speed and speed["rtf"] is not None:
         facts.append(f"RTF {speed['rtf']:.4f} ({speed['audio_seconds']:.0f} s of audio in "
-                     f"{speed['wall_seconds']:.1f} s on {speed['device']}, threads: {speed['num_threads']}, batch: {speed['batch_size']}, "
-                     "model load excluded)")
+                     f"{speed['wall_seconds']:.1f} s on {speed['device']}, threads: {speed['num_threads']}, "
+                     f"batch: {speed['batch_size']}, model load excluded)")
     if score["decoding"].get("count"):
         facts.append(f"number of talkers from: {score['decoding']['count']}")
     return ", ".join(facts)
@@ -239,7 +239,8 @@ def make_page(title: str, scores: Sequence[Score], rows: Sequence[Row], exp: Pat
     facts += [f"{system} / {step}: {n:,} parameters" for system, step, n in models]
     training, others = curves_section(Path(exp)), others_section(scores, rows)
     sections = [("results", "Results", True), ("training", "Training", training),
-                ("further", "Further results", others), ("sets", "Test sets", scores), ("made", "How it was made", scores)]
+                ("further", "Further results", others), ("sets", "Test sets", scores),
+                ("made", "How it was made", scores)]
     nav = el("nav", *(el("a", name, href=f"#{key}") for key, name, there in sections if there))
     cards = [set_card(s, Path(recipe)) for s in scores]
     return page(f"Results: {title}", el("h1", title), el("p", " · ".join(facts), class_="soft"), nav,

@@ -127,7 +127,8 @@ def test_in_a_browser(page, tmp_path):
         done = subprocess.run(
             [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             "--enable-logging=stderr", "--dump-dom", f"--window-size={width},2000", f"--user-data-dir={tmp_path / f'profile{width}'}", f"file://{probe}"],
+             "--enable-logging=stderr", "--dump-dom", f"--window-size={width},2000",
+             f"--user-data-dir={tmp_path / f'profile{width}'}", f"file://{probe}"],
             capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         assert ":CONSOLE" not in done.stderr, done.stderr
