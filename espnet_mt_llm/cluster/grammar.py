@@ -56,15 +56,15 @@ class Launch:
         return int(value)
 
 
-def fill(text: str, variable: Optional[str], number: int) -> str:
-    """Replace ``variable`` by ``number`` where it stands as a word of its own; ``JOBS``, ``MY_JOB`` stay as they are.
+def fill(text: str, variable: Optional[str], number: int, by: str = "") -> str:
+    """Replace ``variable`` by ``number`` (or ``by``) where it is a word of its own; ``JOBS``, ``MY_JOB`` stay as they are.
 
     >>> fill("split4/JOB/x.JOB.scp ${JOB} JOBS", "JOB", 3)
     'split4/3/x.3.scp 3 JOBS'
     """
     if variable is None:
         return text
-    return _delimited(variable).sub(str(number), text)
+    return _delimited(variable).sub(by or str(number), text)
 
 
 def _delimited(variable: str) -> "re.Pattern[str]":

@@ -13,7 +13,7 @@ from espnet_mt_llm.cluster.grammar import Launch, parse
 from espnet_mt_llm.cluster.progress import StatusLine
 from espnet_mt_llm.cluster.report import conclude, picked
 from espnet_mt_llm.cluster.slurm_conf import option_names
-from espnet_mt_llm.cluster.task import environment_of, start, stop
+from espnet_mt_llm.cluster.task import driver_gone, environment_of, start, stop
 
 GRACE = 10.0  # seconds that jobs have to end after a signal, before they are killed
 
@@ -126,6 +126,8 @@ def _wait_for(jobs: Jobs, watched: set) -> Optional[int]:
         if any(task.process.poll() is not None for task in jobs.tasks()):
             return None
         info = signal.sigtimedwait(watched, 1.0)
+        if info is None and driver_gone():
+            return signal.SIGTERM
         return info.si_signo if info and info.si_signo != signal.SIGCHLD else None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)

@@ -68,6 +68,20 @@ def environment_of(launch: Launch) -> dict:
     return {"OMP_NUM_THREADS": str(launch.integer("num_threads", 1, least=1))}
 
 
+def driver_gone() -> bool:
+    """Tell whether the stage driver that started this launcher has died: its jobs must not outlive it."""
+    driver = os.environ.get("MTASR_PID")
+    if driver is None:
+        return False
+    try:
+        os.kill(int(driver), 0)
+    except (ProcessLookupError, ValueError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
 def stop(tasks: Sequence[Task], number: int) -> None:
     """Send a signal to whole process groups, whose leaders may have ended already."""
     for task in tasks:
