@@ -1,0 +1,73 @@
+"""Convert segments between the formats that this room reads and writes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterable, Optional, Sequence
+
+from espnet_mt_llm.common import Pathlike, UserError, at
+from espnet_mt_llm.datadir.kaldi import DataDir, read_map
+from espnet_mt_llm.datadir.rttm import read_rttm, write_rttm
+from espnet_mt_llm.datadir.seglst import read_seglst, write_seglst
+from espnet_mt_llm.datadir.stm import read_stm, write_stm
+from espnet_mt_llm.datadir.textgrid import read_textgrid
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is recognised, read, and written (None: it is not)."""
+
+    suffix: str
+    read: Callable[[Pathlike], list[dict]]
+    write: Optional[Callable[[Pathlike, Iterable], None]] = None
+
+
+FORMATS = {
+    "rttm": Format(".rttm", read_rttm, write_rttm),
+    "stm": Format(".stm", read_stm, write_stm),
+    "seglst": Format(".json", read_seglst, write_seglst),
+    "textgrid": Format(".textgrid", read_textgrid),
+    "data_dir": Format("", lambda path: DataDir.read(path).seglst()),
+}
+
+
+def format_of(path: Pathlike, is_input: bool = True) -> str:
+    """Return the name of the format of a file by its suffix, or of a directory.
+
+    Raises:
+        UserError: the suffix is not known.
+    """
+    suffix = Path(path).suffix.lower()
+    for name, form in FORMATS.items():
+        if form.suffix and suffix == form.suffix:
+            return name
+    if Path(path).is_dir() or (not is_input and not suffix):
+        return "data_dir"
+    if is_input and not Path(path).exists():
+        raise at(path, None, "no such file or directory")
+    raise at(path, None, "the format is not known by the suffix", f"name it, one of: {', '.join(FORMATS)}")
+
+
+def convert(inputs: Sequence[Pathlike], output: Pathlike, input_format: Optional[str] = None,
+            output_format: Optional[str] = None, wav_scp: Optional[Pathlike] = None) -> int:
+    """Read all inputs and write them as one output; return the number of segments.
+
+    Raises:
+        UserError: a file that cannot be read, a format that is not written, or a data dir without audio.
+    """
+    segments: list[dict] = []
+    for path in inputs:
+        segments += FORMATS[input_format or format_of(path)].read(path)
+    name = output_format or format_of(output, is_input=False)
+    if name == "data_dir":
+        if wav_scp is None:
+            raise UserError(f"{output}: a data dir needs the audio of its sessions; give --wav_scp")
+        wav = read_map(wav_scp)
+        sessions = {segment["session_id"] for segment in segments}
+        used = {rec: entry for rec, entry in wav.items() if rec in sessions}
+        DataDir.from_seglst(segments, used).write(output)
+    else:
+        write = FORMATS[name].write
+        if write is None:
+            raise at(output, None, f"the format {name} is read only", "write .rttm, .stm or .json")
+        write(output, segments)
+    return len(segments)
