@@ -16,7 +16,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", choices=PROFILES, default="none", help="normalisation of both sides")
     parser.add_argument("--sot_order", help="order of the serialized reference (default: decode.json's, else onset)")
     parser.add_argument("--tie_rule", help="order of talkers who begin together (default: decode.json's, else speaker)")
-    parser.add_argument("--sot_unit", default="talker", help="what <sc> separates: talker or utterance")
+    parser.add_argument("--sot_unit", help="what <sc> parts: talker or utterance (default: decode.json's, else talker)")
     parser.add_argument("--speaker_attributed", type=str2bool, default=False, help="also compare speakers by name")
     parser.add_argument("--out", help="the result (default: score.json in the decode directory)")
     return parser

@@ -223,15 +223,20 @@ def _speed(decode: Mapping[str, Any], path: Path) -> Optional[Dict[str, Any]]:
             "num_threads": decode.get("num_threads"), "model_load": "excluded"}
 
 
-def _order(decode: Mapping[str, Any], sot_order: Optional[str], tie_rule: Optional[str], sot_unit: str) -> Order:
-    """Choose the order of the serialized reference: what was asked for, else what decode.json says, else by onset."""
-    recorded = decode.get("tie_rule")
-    return Order(sot_order or decode.get("sot_order") or "onset",
-                 tie_rule or (recorded if recorded in TIE_RULES else "speaker"), unit=sot_unit)
+def _order(decode: Mapping[str, Any], sot_order: Optional[str], tie_rule: Optional[str],
+           sot_unit: Optional[str]) -> Order:
+    """Choose the order of the serialized reference: what was asked for, else what decode.json says, else by onset.
+
+    The ``tie_rule`` of decode.json is the name of a rule or a whole order in words (``Order.describe``).
+    """
+    recorded = str(decode.get("tie_rule", ""))
+    order = Order.described(recorded) or Order(decode.get("sot_order") or "onset",
+                                               recorded if recorded in TIE_RULES else "speaker")
+    return Order(sot_order or order.order, tie_rule or order.tie_rule, unit=sot_unit or order.unit)
 
 
 def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: str = "none",
-                 sot_order: Optional[str] = None, tie_rule: Optional[str] = None, sot_unit: str = "talker",
+                 sot_order: Optional[str] = None, tie_rule: Optional[str] = None, sot_unit: Optional[str] = None,
                  speaker_attributed: bool = False, out: Optional[Pathlike] = None, command: str = "") -> Dict[str, Any]:
     """Score the decode directory ``hyp`` against ``ref``/supervision and write ``score.json``.
 

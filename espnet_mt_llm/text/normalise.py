@@ -16,7 +16,6 @@ _ALIMEETING_LETTERS = str.maketrans("Ａａｂｃｋｔ", "Aabckt")
 _APOSTROPHES = str.maketrans("’‘ʼ＇", "''''")
 # One ideograph or kana is one token of Chinese (or Japanese) text.
 _CJK = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-_CJK_CHAR = re.compile(f"[{_CJK}]")
 _MIXED = re.compile(f"[{_CJK}]|[^{_CJK}\\s]+")
 _SPACE_BESIDE_CJK = re.compile(f"(?<=[{_CJK}])\\s+|\\s+(?=[{_CJK}])")
 
@@ -118,8 +117,3 @@ def tokens(text: str, unit: str) -> List[str]:
     if unit == "mixed":
         return _MIXED.findall(text)
     raise UserError(f"unknown unit '{unit}'; {nearest(unit, UNITS)}")
-
-
-def separator(text: str) -> str:
-    """Return what joins two stretches of speech in the script of ``text``: nothing for ideographs, else a space."""
-    return "" if _CJK_CHAR.search(text) else " "

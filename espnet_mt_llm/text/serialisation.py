@@ -70,6 +70,16 @@ class Order:
                 "random": f"random (seed {self.seed})", "input": "as given"}[self.tie_rule]
         return f"{self.unit} by {self.order}; {self.order}s less than {self.tie * 1000:g} ms apart: {rule}"
 
+    @classmethod
+    def described(cls, text: str) -> Optional["Order"]:
+        """Return the order (with the usual tie width and seed) that :meth:`describe` puts so, or None.
+
+        >>> Order.described(Order("end", "longest").describe()) == Order("end", "longest")
+        True
+        """
+        every = (cls(o, t, unit=u) for u in UNITS for o in ORDERS for t in TIE_RULES)
+        return next((order for order in every if order.describe() == text), None)
+
 
 def turns(segments: Sequence[Mapping], policy: Order = Order()) -> List[Turn]:
     """Gather the segments of one clip into turns, in the order of ``policy``.

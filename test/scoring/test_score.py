@@ -59,6 +59,17 @@ def test_the_order_of_talkers_matters_to_the_serialized_rate_alone(tmp_path, wri
     assert score_decode(ref, hyp)["metrics"]["serialized_with_sc"]["errors"] == 0
 
 
+@pytest.mark.parametrize("recorded", ["longest", "talker by onset; onsets less than 50 ms apart: longest first"])
+def test_the_reference_follows_the_tie_rule_of_the_model(tmp_path, write, recorded):
+    clips = {"c": [("A", 0.0, 2.0, "one two"), ("B", 0.01, 3.0, "three four")]}
+    hypotheses = [("c", "0", "three four"), ("c", "1", "one two")]
+    ref, hyp = write(tmp_path, "t", clips, hypotheses, {"c": 2}, tie_rule=recorded)
+    score = score_decode(ref, hyp)
+    assert score["metrics"]["serialized"]["errors"] == 0
+    assert score["conventions"]["sot_order"].endswith("longest first")
+    assert score_decode(ref, hyp, tie_rule="speaker")["metrics"]["serialized"]["errors"] == 4
+
+
 def test_a_separator_in_the_hypothesis_is_no_word(tmp_path, write):
     ref, hyp = write(tmp_path, "t", {"c": [("A", 0.0, 2.0, "one two")]}, [("c", "0", "one <sc> two")], {"c": 1})
     assert score_decode(ref, hyp, profile="en_libri")["metrics"]["cp"]["errors"] == 0

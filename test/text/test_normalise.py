@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.text.normalise import PROFILES, normalise, separator, tokens
+from espnet_mt_llm.text.normalise import PROFILES, normalise, tokens
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,6 @@ def test_units():
     assert tokens("用AI MODEL吧", "word") == ["用AI", "MODEL吧"]
     assert tokens("用AI MODEL吧", "mixed") == ["用", "AI", "MODEL", "吧"]
     assert tokens("用AI", "char") == ["用", "A", "I"]
-
-
-def test_separator():
-    assert separator("好") == "" and separator("good") == " "
 
 
 def test_unknown_names_are_errors_that_name_the_nearest():
