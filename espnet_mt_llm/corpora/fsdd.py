@@ -59,9 +59,8 @@ def prepare(root: Pathlike, out: Pathlike, num_strings: Optional[Mapping[str, in
     numbers = dict(num_strings or NUM_STRINGS)
     for name, number in numbers.items():
         folder = Path(out) / name / "audio"
-        layout = sorted(Path(f).name for f in takes.values())
         speech.same_making(folder, {"corpus": "fsdd", "version": _VERSION, "seed": seed, "rate": rate,
-                                    "files": len(layout), "root": str(root)})
+                                    "root": str(root), "takes": len(takes)})
         texts, strings = draw_strings(takes, name, number, folder, seed, rate)
         missing = [s for s in strings if not Path(s.out).exists()]
         speech.in_parallel(make_string, missing, nj, f"fsdd {name}")

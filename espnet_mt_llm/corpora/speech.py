@@ -9,7 +9,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
-from espnet_mt_llm.common import Pathlike, atomic_open, progress
+from espnet_mt_llm.common import Pathlike, at, atomic_open, progress
 
 MARGIN = 0.02  # seconds that are kept before the first and after the last audible frame
 FLOOR_DB = 40.0  # frames this much below the loudest one are silence
@@ -65,14 +65,23 @@ def same_making(folder: Pathlike, making: Mapping[str, Any]) -> None:
 
     ``making`` is everything the files depend on. It is kept beside them as ``making.json``, so that a run after a kill
     continues with the files that are there, and a run with another seed or version does not.
+
+    Raises:
+        UserError: the folder has files that did not come from here; they are not touched.
     """
     folder = Path(folder)
     note = folder / "making.json"
     text = json.dumps(making, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    if note.exists() and note.read_text(encoding="utf-8") == text:
+    old = folder.with_name(f".tmp.{folder.name}.old")
+    if note.exists() and note.read_text(encoding="utf-8") != text:
+        # Renamed first, so that a kill cannot leave a part of the old files under the name.
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+    if note.exists():
         return
-    if folder.exists():
-        shutil.rmtree(folder)
+    if folder.exists() and any(not entry.name.startswith(".tmp.") for entry in folder.iterdir()):
+        raise at(folder, None, "has files that were not made by this preparation", "move them away or choose another folder")
     with atomic_open(note) as f:
         f.write(text)
 

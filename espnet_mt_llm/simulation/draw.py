@@ -234,9 +234,13 @@ def draw_sets(configs: dict[str, SimulationConfig], data_dir: Pathlike, sets: Op
         if name not in configs:
             raise UserError(f"no set '{name}' in the configuration; it has: {', '.join(configs)}")
         config = configs[name]
+        out = Path(data_dir) / name
+        if (out / "wav.scp").exists() and not (out / MANIFEST).exists():
+            raise at(out, None, "is a data directory that was not simulated; it is not overwritten",
+                     "give the set another name in the configuration")
         source_dir = DataDir.read(Path(data_dir) / config.source)
         drawn = progress(draw_mixtures(source_dir, config, name), f"drawing {name}", sum(config.num_mixtures.values()))
-        numbers[name] = write_set(drawn, config, Path(data_dir) / name)
+        numbers[name] = write_set(drawn, config, out)
     return numbers
 
 

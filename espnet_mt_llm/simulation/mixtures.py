@@ -102,7 +102,9 @@ def layers(mixture: Mixture, cache: SourceCache) -> Iterator[tuple[int, np.ndarr
 
             signal = fftconvolve(signal, cache.impulse_response(source.rir, mixture.rate)).astype(np.float32, copy=False)
         signal *= np.float32(source.gain * mixture.scale)
-        yield round(source.offset * mixture.rate), np.rint(signal, out=signal)
+        begin = round(source.offset * mixture.rate)
+        # A manifest may cut a mixture short, as LibriMix' mode min does.
+        yield begin, np.rint(signal, out=signal)[:max(mixture.num_samples - begin, 0)]
     if mixture.noise is not None:
         noise = mixture.noise
         signal = cache.noise(noise.wav, noise.start, mixture.num_samples, mixture.rate).astype(np.float32)

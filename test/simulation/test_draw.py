@@ -1,0 +1,158 @@
+"""Drawing: what the configuration promises holds for every mixture, and the same arguments give the same bytes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_mt_llm.common import Chance, UserError
+from espnet_mt_llm.datadir.kaldi import DataDir, read_map
+from espnet_mt_llm.simulation.config import SimulationConfig
+from espnet_mt_llm.simulation.draw import draw_mixtures, draw_onsets, draw_sets, overlap_share
+from espnet_mt_llm.simulation.mixtures import SourceCache, layers, render
+
+
+def configuration(**values):
+    return SimulationConfig.parse({"source": "train", "num_mixtures": {1: 4, 2: 6, 3: 6}, **values}, "test")
+
+
+def drawn(sources, **values):
+    return list(draw_mixtures(sources, configuration(**values), "set"))
+
+
+def test_numbers_speakers_and_texts(sources):
+    mixtures = drawn(sources)
+    assert [len(m.sources) for m in mixtures] == [1] * 4 + [2] * 6 + [3] * 6
+    assert len({m.id for m in mixtures}) == 16
+    text = {u.utt: u.text for u in sources.utterances}
+    for m in mixtures:
+        assert len({s.spk for s in m.sources}) == len(m.sources)
+        assert all(s.text == text[s.utt] for s in m.sources)
+        assert [s.offset for s in m.sources] == sorted(s.offset for s in m.sources) and m.sources[0].offset == 0
+
+
+def test_a_mixture_depends_on_its_number_alone(sources):
+    few, many = drawn(sources, num_mixtures={2: 3}), drawn(sources, num_mixtures={1: 2, 2: 9})
+    assert few == many[2:5]
+    assert few != drawn(sources, num_mixtures={2: 3}, seed=1)
+
+
+def test_nothing_clips_and_the_scale_is_recorded(sources):
+    for level in (-26, -3, 10):
+        mixtures = drawn(sources, level=level, overlap=[0.9, 1.0])
+        for m in mixtures:
+            peak = max(np.abs(signal).max() for _, signal in layers(m, SourceCache())) / 32768
+            assert max(peak, np.abs(render(m, SourceCache()).mixture).max()) <= 0.9901
+        scales = [m.scale for m in mixtures]
+        assert set(scales) == {1.0} if level == -26 else min(scales) < 1
+    assert all(0.98 < np.abs(render(m, SourceCache()).mixture).max() for m in mixtures)  # no more than needed
+
+
+def test_levels(sources):
+    for m in drawn(sources, level=-30, level_db=[-2, 3]):
+        for signal, source in zip(render(m, SourceCache()).sources, m.sources):
+            begin = round(source.offset * m.rate)
+            rms = np.sqrt(np.mean(np.square(signal[begin:begin + source.num_samples(m.rate)], dtype=float)))
+            assert -32.01 <= 20 * np.log10(rms) <= -26.99
+    assert {s.gain for m in drawn(sources, level=None, level_db=[0, 0]) for s in m.sources} == {1.0}
+
+
+def test_noise_at_the_drawn_ratio(sources, noise_scp, rir_scp):
+    mixtures = drawn(sources, noise_scp=noise_scp, snr=[3, 9], rir_scp=rir_scp, rir_probability=0.5)
+    assert {s.rir is None for m in mixtures for s in m.sources} == {True, False}
+    for m in mixtures:
+        rendered = render(m, SourceCache())
+        speech = np.sum(rendered.sources, axis=0, dtype=float)
+        ratio = 10 * np.log10(np.mean(speech ** 2) / np.mean(rendered.noise.astype(float) ** 2))
+        assert 3 <= m.noise.snr <= 9 and abs(ratio - m.noise.snr) < 0.05
+    assert all(m.noise is None for m in drawn(sources, noise_scp=noise_scp, noise_probability=0.0))
+
+
+DURATIONS = st.lists(st.integers(30, 1000).map(lambda n: n / 100), min_size=1, max_size=5)
+
+
+@given(DURATIONS, st.floats(-0.5, 1), st.floats(0, 0.5), st.integers(0, 99))
+def test_overlap_is_the_configured_share_of_the_shorter(durations, low, width, seed):
+    config = configuration(overlap=[low, min(low + width, 1)], min_onset_gap=0.3)
+    onsets = draw_onsets(Chance(seed), durations, config)
+    ends = [onset + duration for onset, duration in zip(onsets, durations)]
+    for k in range(1, len(onsets)):
+        gap, shorter = onsets[k] - onsets[k - 1], min(durations[k - 1:k + 1])
+        assert gap >= 0.3 - 1e-9
+        share = (ends[k - 1] - onsets[k]) / shorter
+        assert share <= config.overlap[1] + 1e-9
+        if gap > 0.31:
+            assert share >= config.overlap[0] - 0.0101 / shorter
+        assert ends[k] >= ends[k - 1] - 1e-9
+
+
+def test_fixed_ranges_of_offsets(sources):
+    for m in drawn(sources, offsets=[[1.0, 1.5], [2.5, 3.0]]):
+        for source, (low, high) in zip(m.sources, ((0, 0), (1.0, 1.51), (2.5, 3.01))):
+            assert low <= source.offset <= high
+
+
+def test_ties_are_counted(sources):
+    mixtures = drawn(sources, offsets=[[0.0, 0.01], [0.02, 0.04]], min_onset_gap=0, tie=0.05)
+    assert [m.ties for m in mixtures] == [0] * 4 + [1] * 6 + [2] * 6
+    assert not any(m.ties for m in drawn(sources))
+
+
+def test_overlap_share():
+    assert overlap_share([]) == 0 and overlap_share([(0, 1), (1, 2)]) == 0
+    assert overlap_share([(0, 2), (0, 2), (0, 2)]) == 1
+    assert overlap_share([(0, 2), (1, 3), (5, 6)]) == 0.25
+
+
+def test_longest(sources):
+    mixtures = drawn(sources, num_mixtures={3: 20}, max_duration=2.4)
+    assert max(m.num_samples for m in mixtures) <= 2.4 * 16000
+    with pytest.raises(UserError, match="no 3-talker mixture within max_duration: 0.5"):
+        drawn(sources, max_duration=0.5, num_mixtures={3: 1})
+
+
+def test_too_few_speakers(sources):
+    with pytest.raises(UserError, match="4 speakers for mixtures of 5 talkers"):
+        drawn(sources, num_mixtures={5: 1})
+
+
+def test_data_directories(sources, tmp_path, noise_scp):
+    configs = {"a_mix": configuration(source=str(sources.path), noise_scp=noise_scp),
+               "b_mix": configuration(source=str(sources.path), write=False)}
+    assert draw_sets(configs, tmp_path) == {"a_mix": 16, "b_mix": 16}
+    data = DataDir.read(tmp_path / "a_mix")
+    manifest = {m.id: m for m in draw_mixtures(sources, configs["a_mix"], "a_mix")}
+    assert data.wav.keys() == manifest.keys() == data.extra["utt2num_spk"].keys() == data.extra["noise1.scp"].keys()
+    assert len(data.extra["spk3.scp"]) == 6 and len(data.extra["spk2.scp"]) == 12
+    for u in data.utterances:
+        source = next(s for s in manifest[u.rec].sources if s.spk == u.spk)
+        assert (u.start, u.text) == (source.offset, source.text)
+        assert abs(u.end - u.start - (source.end - source.start)) < 1e-6 and u.end <= data.reco2dur[u.rec] + 1e-6
+    before = {f.name: f.read_bytes() for f in (tmp_path / "a_mix").iterdir()}
+    draw_sets(configs, tmp_path, ["a_mix"])
+    assert {f.name: f.read_bytes() for f in (tmp_path / "a_mix").iterdir()} == before
+
+
+def test_audio_of_another_manifest_is_not_kept(sources, tmp_path):
+    config = configuration(source=str(sources.path), num_mixtures={1: 1, 3: 1})
+    draw_sets({"mix": config}, tmp_path)
+    audio = tmp_path / "mix" / "audio" / "wav" / "x.flac"
+    audio.parent.mkdir(parents=True)
+    audio.touch()
+    draw_sets({"mix": config}, tmp_path)
+    assert audio.exists()
+    draw_sets({"mix": replace(config, seed=5, num_mixtures={2: 1})}, tmp_path)
+    assert not audio.exists() and not (tmp_path / "mix" / "spk3.scp").exists()
+    assert len(read_map(tmp_path / "mix" / "spk2.scp")) == 1
+
+
+def test_recorded_data_is_not_overwritten(sources, tmp_path):
+    sources.write(tmp_path / "train")
+    with pytest.raises(UserError, match="was not simulated; it is not overwritten"):
+        draw_sets({"train": configuration()}, tmp_path)
+    with pytest.raises(UserError, match="no set 'other'"):
+        draw_sets({"train": configuration()}, tmp_path, ["other"])
+    with pytest.raises(UserError, match="no such data directory"):
+        draw_sets({"mix": configuration(source="absent")}, tmp_path)
