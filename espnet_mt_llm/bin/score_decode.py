@@ -14,11 +14,15 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hyp", required=True, help="the decode directory, with hyp.seglst.json")
     parser.add_argument("--unit", choices=UNITS, default="word", help="what an error is counted in")
     parser.add_argument("--profile", choices=PROFILES, default="none", help="normalisation of both sides")
-    parser.add_argument("--sot_order", help="order of the serialized reference (default: decode.json's, else onset)")
-    parser.add_argument("--tie_rule", help="order of talkers who begin together (default: decode.json's, else speaker)")
-    parser.add_argument("--sot_unit", help="what <sc> parts: talker or utterance (default: decode.json's, else talker)")
+    # Options that are not given are left to score_decode, which looks at what decoding recorded.
+    parser.add_argument("--sot_order", default=argparse.SUPPRESS,
+                        help="order of the serialized reference (default: as recorded in decode.json, else onset)")
+    parser.add_argument("--tie_rule", default=argparse.SUPPRESS,
+                        help="order of talkers who begin together (default: as recorded, else speaker)")
+    parser.add_argument("--sot_unit", default=argparse.SUPPRESS,
+                        help="what <sc> parts, talker or utterance (default: as recorded, else talker)")
     parser.add_argument("--speaker_attributed", type=str2bool, default=False, help="also compare speakers by name")
-    parser.add_argument("--out", help="the result (default: score.json in the decode directory)")
+    parser.add_argument("--out", default=argparse.SUPPRESS, help="(default: score.json in the decode directory)")
     return parser
 
 

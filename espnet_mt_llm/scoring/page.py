@@ -111,8 +111,8 @@ def session_cards(score: Score, recipe: Path) -> List[Html]:
         s = score["sessions"][clip]
         pairs = [tuple(pair) for pair in s["assignment"]]
         said = hypothesis.get(clip, [])
-        untimed = any(h.get("start_time") is None for h in said)
-        note = "Dashed: the system gives no times; drawn where the assigned reference speaker talks." if untimed else ""
+        note = ("" if not said or show.has_times(said) else
+                "Dashed: the system gives no times; drawn where the assigned reference speaker talks.")
         errors, length = s["cp"][:2]
         head = el("summary", f"The {which} session: {clip}, {name} {percent(errors / length)} % ({errors} / {length}), "
                              f"talkers: {s['num_speakers']}, predicted: {s['predicted']}", class_="session")

@@ -39,6 +39,18 @@ def _colors(reference: Sequence[Mapping], assignment: Sequence[Pair]) -> Tuple[D
     return of_ref, {h: of_ref.get(r, "s6") for r, h in assignment if h is not None}
 
 
+def has_times(hypothesis: Sequence[Mapping]) -> bool:
+    """Say whether segments tell when something was said: not without times, nor when each spans the whole clip.
+
+    >>> has_times([{"start_time": 0.0, "end_time": 9.0}, {"start_time": 0.0, "end_time": 9.0}])
+    False
+    """
+    spans = {(s.get("start_time"), s.get("end_time")) for s in hypothesis}
+    if any(start is None or end is None for start, end in spans):
+        return False
+    return not (len(spans) == 1 and next(iter(spans))[0] == 0)
+
+
 def timeline(reference: Sequence[Mapping], hypothesis: Sequence[Mapping], assignment: Sequence[Pair]) -> Html:
     """Draw a lane for each reference speaker and below it one for each hypothesis speaker.
 
@@ -51,18 +63,18 @@ def timeline(reference: Sequence[Mapping], hypothesis: Sequence[Mapping], assign
         segments = [s for s in reference if s["speaker"] == speaker]
         lanes.append(_lane(f"reference {speaker}", [(s["start_time"], s["end_time"], s["words"]) for s in segments],
                            last, color))
+    timed = has_times(hypothesis)
     ref_of = {h: r for r, h in assignment if h is not None}
     for speaker in dict.fromkeys(s["speaker"] for s in hypothesis):
         segments = [s for s in hypothesis if s["speaker"] == speaker]
-        timed = all(s.get("start_time") is not None and s.get("end_time") is not None for s in segments)
         if timed:
             spans = [(s["start_time"], s["end_time"], s["words"]) for s in segments]
         else:
             there = [s for s in reference if s["speaker"] == ref_of.get(speaker)]
             spans = [(min((s["start_time"] for s in there), default=0.0),
                       max((s["end_time"] for s in there), default=last), " ".join(s["words"] for s in segments))]
-        kind = "" if timed else " untimed"
-        lanes.append(_lane(f"hypothesis {speaker}", spans, last, of_hyp.get(speaker, "s6"), kind))
+        lanes.append(_lane(f"hypothesis {speaker}", spans, last, of_hyp.get(speaker, "s6"),
+                           "" if timed else " untimed"))
     marks = [t for t in ticks(0.0, last, 8) if t <= last]
     # The last label is kept inside when it stands at the very end.
     scale = el("div", *(el("span", f"{t:g} s", style=f"left:{100 * t / last:.2f}%",

@@ -104,6 +104,10 @@ def test_timeline_places_segments_by_time():
     # Without times a hypothesis is drawn where its reference speaker talks.
     out = sessions.timeline(reference, [{"speaker": "0", "words": "x"}], [("A", None), ("B", "0")])
     assert out.count("left:50.00%;width:50.00%") == 2 and "untimed" in out
+    # So is one whose only times are those of the whole clip.
+    whole = [{"speaker": "0", "start_time": 0.0, "end_time": 4.0, "words": "x"}]
+    out = sessions.timeline(reference, whole, [("A", None), ("B", "0")])
+    assert out.count("left:50.00%;width:50.00%") == 2 and "untimed" in out
 
 
 def test_a_chart_of_one_epoch_or_of_a_constant():
