@@ -4,8 +4,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml
 
 # The best model first; each is made later than the one after it.
@@ -39,12 +37,14 @@ def find_weights(model_dir: Pathlike, name: str = "") -> Path:
 
 
 def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = "cpu"
-               ) -> tuple[torch.nn.Module, Namespace, Path]:
+               ) -> tuple[Any, Namespace, Path]:
     """Return the model of ``model_dir`` in evaluation mode, its training arguments, and the file of its weights.
 
     Raises:
         UserError: the directory holds no model, or weights of another configuration.
     """
+    import torch
+
     path = find_weights(model_dir, weights)
     config = load_yaml(Path(model_dir) / "config.yaml")
     args = Namespace(**config)

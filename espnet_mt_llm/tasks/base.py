@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import os
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
@@ -72,9 +71,9 @@ class MultiTalkerTask(AbsTask):
         group.add_argument("--order_conf", action=NestedDictAction, default={}, help="SOT order: order, tie_rule, tie")
         group.add_argument("--speed_factors", type=float, nargs="*", default=[], help="speeds to draw from, e.g. 0.9 1.1")
         group.add_argument("--max_talkers", type=int, default=3, help="K_max")
-        group.add_argument("--train_talkers", type=int, nargs="*", default=[],
-                           help="train on the clips with these talker counts only, e.g. 1; empty: on all")
-        group.add_argument("--num_threads", type=int, default=0, help="CPU threads of the training; 0: all cores")
+        group.add_argument("--talkers", type=int, nargs="*", default=[],
+                           help="train and validate on the clips with these talker counts only, e.g. 1; empty: on all")
+        group.add_argument("--num_threads", type=int, default=0, help="CPU threads of the training; 0: as OMP_NUM_THREADS says")
         group.add_argument("--debug", type=str2bool, default=False, help="a few steps only, to see that all runs")
 
     @classmethod
@@ -128,12 +127,14 @@ class MultiTalkerTask(AbsTask):
             if directory is None:
                 raise UserError(f"--{mode}_dir is missing; give a directory of clips made by the stage 'clips'")
             set_data(args, mode, directory)
-        if args.train_talkers:
-            args.train_shape_file = [choose_clips(args.train_dir, args.train_talkers, args.output_dir)]
+            if args.talkers:
+                shapes = Path(args.output_dir) / f"{mode}_shape"
+                choose_clips(directory, args.talkers, shapes)
+                setattr(args, f"{mode}_shape_file", [str(shapes)])
+        args.init_param = [find_step(p, args.output_dir) for p in args.init_param]
         register()
-        if args.ngpu == 0:
-            # path.sh sets OMP_NUM_THREADS=1 for the many small jobs of a stage; a training has the machine.
-            torch.set_num_threads(args.num_threads or len(os.sched_getaffinity(0)))
+        if args.num_threads:
+            torch.set_num_threads(args.num_threads)
         cls.main(args=args)
 
 
@@ -163,8 +164,8 @@ def set_data(args: argparse.Namespace, mode: str, directory: Pathlike) -> None:
     setattr(args, f"{mode}_shape_file", [str(directory / "utt2num_samples")])
 
 
-def choose_clips(directory: Pathlike, talkers: Sequence[int], output_dir: Pathlike) -> str:
-    """List the clips with these talker counts and their lengths in ``<output_dir>/train_shape``; return the path.
+def choose_clips(directory: Pathlike, talkers: Sequence[int], out: Pathlike) -> None:
+    """Write the clips with these talker counts and their lengths to ``out``.
 
     Raises:
         UserError: there are none.
@@ -174,7 +175,21 @@ def choose_clips(directory: Pathlike, talkers: Sequence[int], output_dir: Pathli
     chosen = {clip: sizes[clip] for clip, count in counts.items() if int(count) in talkers}
     if not chosen:
         raise at(Path(directory) / "utt2num_spk", None, f"no clip has {' or '.join(map(str, talkers))} talkers",
-                 "change train_talkers, or simulate such clips")
-    path = Path(output_dir) / "train_shape"
-    write_map(path, chosen)
-    return str(path)
+                 "change 'talkers', or simulate such clips")
+    write_map(out, chosen)
+
+
+def find_step(init_param: str, output_dir: Pathlike) -> str:
+    """Resolve ESPnet's ``<file>[:<from>:<to>…]``: a file of an earlier step is named by ``<step>/<file>``.
+
+    Steps lie side by side, so a configuration needs no experiment directory:
+    ``01_sctc_single/latest.pth:encoder:encoder``.
+
+    Raises:
+        UserError: no such file, neither as it stands nor beside ``output_dir``.
+    """
+    name, colon, rest = init_param.partition(":")
+    for path in (Path(name), Path(output_dir).parent / name):
+        if path.is_file():
+            return f"{path}{colon}{rest}"
+    raise at(Path(output_dir).parent / name, None, "no such weights to start from", "run the training steps in order")

@@ -33,9 +33,9 @@ def as_samples(speech: Any, rate: int, clip: str) -> np.ndarray:
 
 def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
     """Play ``samples`` ``(N,)`` ``factor`` times as fast, by linear interpolation: tempo and pitch change together."""
-    positions = np.arange(0, len(samples) - 1, factor, dtype=np.float32)
+    positions = np.arange(0, len(samples) - 1, factor)
     left = positions.astype(np.int32)
-    weight = positions - left
+    weight = (positions - left).astype(np.float32)
     return samples[left] * (1 - weight) + samples[left + 1] * weight
 
 

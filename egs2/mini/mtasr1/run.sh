@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 ./mtasr.sh \
     --system sctc \
     --recipe_lang en \
-    --train_set train_sim \
-    --valid_set dev_sim \
+    --train_set train_mix \
+    --valid_set dev_mix \
     --test_sets "test_1mix test_2mix test_3mix" \
     "$@"

@@ -1,0 +1,33 @@
+"""A self-contained model archive: configuration, weights, token list and what the results say of it."""
+
+import zipfile
+from pathlib import Path
+
+from espnet_mt_llm.common import Pathlike, atomic_open, load_yaml
+from espnet_mt_llm.inference.model import find_weights
+
+# Zip entries carry a date; a fixed one gives the same bytes for the same model.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def pack(model_dir: Pathlike, out: Pathlike, weights: str = "") -> list[str]:
+    """Write ``out`` (a zip) that decodes without anything else of the experiment; return the names it holds.
+
+    It unpacks to a directory that serves as ``--model_dir``: ``config.yaml``, the weights under their own name,
+    ``bpe.model`` where there is one, and the ``score.json`` files.
+
+    Raises:
+        UserError: there is no trained model.
+    """
+    model_dir = Path(model_dir)
+    best = find_weights(model_dir, weights)
+    config = load_yaml(model_dir / "config.yaml")
+    files = {"config.yaml": model_dir / "config.yaml", best.name: best}
+    if config.get("bpemodel"):
+        files[Path(config["bpemodel"]).name] = Path(config["bpemodel"])
+    for score in sorted(model_dir.glob("*/*/score.json")):
+        files[str(Path("scores") / score.relative_to(model_dir))] = score
+    with atomic_open(out, "wb") as f, zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, path in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _DATE), path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return list(files)
