@@ -25,7 +25,7 @@ def read_stm(path: Pathlike) -> list[dict]:
         if len(fields) < 5:
             raise at(path, number, f"{len(fields)} fields, expected <rec> <chan> <speaker> <start> <end> <words>")
         start, end = span(path, number, fields[3], fields[4])
-        words = fields[5].strip() if len(fields) == 6 else ""
+        words = " ".join(fields[5].split()) if len(fields) == 6 else ""
         label = _LABEL.match(words)
         if label:
             words = words[label.end():].strip()

@@ -46,11 +46,12 @@ def read_tiers(path: Pathlike) -> list[Tier]:
             if kind not in ('"IntervalTier"', '"TextTier"'):
                 raise ValueError
             width = 3 if kind == '"IntervalTier"' else 2
-            body, i = tokens[i + 5:i + 5 + width * size], i + 5 + width * size
-            if len(body) < width * size:
-                raise IndexError
+            body = tokens[i + 5:i + 5 + width * size]
             starts, ends = list(map(float, body[::width])), list(map(float, body[width - 2::width]))
             tiers.append(Tier(name, width == 2, list(zip(starts, ends, map(_unquoted, body[width - 1::width])))))
+            if len(body) < width * size:
+                raise IndexError
+            i += 5 + width * size
     except IndexError:
         raise at(path, text.count("\n") + 1, "the file ends too early", "copy it again") from None
     except ValueError:

@@ -1,0 +1,114 @@
+"""TextGrids: every flavour of the real files, the contents agree between flavours, broken ones are named by line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.datadir.textgrid import read_textgrid, read_tiers
+
+
+def long_form(tiers):
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0 ", "xmax = 9 ", "tiers? <exists> ",
+             f"size = {len(tiers)} ", "item []: "]
+    for t, (name, spans) in enumerate(tiers, 1):
+        lines += [f"    item [{t}]:", '        class = "IntervalTier" ', f'        name = "{quoted(name)}" ', "        xmin = 0 ",
+                  "        xmax = 9 ", f"        intervals: size = {len(spans)} "]
+        for i, (start, end, text) in enumerate(spans, 1):
+            lines += [f"        intervals [{i}]:", f"            xmin = {start} ", f"            xmax = {end} ",
+                      f'            text = "{quoted(text)}" ']
+    return "\n".join(lines) + "\n"
+
+
+def short_form(tiers):
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "0", "9", "<exists>", str(len(tiers))]
+    for name, spans in tiers:
+        lines += ['"IntervalTier"', f'"{quoted(name)}"', "0", "9", str(len(spans))]
+        for start, end, text in spans:
+            lines += [str(start), str(end), f'"{quoted(text)}"']
+    return "\n".join(lines) + "\n"
+
+
+def quoted(text):
+    return text.replace('"', '""')
+
+
+TEXTS = st.text('ab "=<>[]:!1.\n好', max_size=12)
+TIERS = st.lists(st.tuples(TEXTS, st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 1e4), TEXTS), max_size=4)), max_size=3)
+
+
+@given(TIERS, st.sampled_from([long_form, short_form]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+def test_both_forms_and_encodings_read_back(tmp_path_factory, tiers, form, encoding):
+    path = tmp_path_factory.mktemp("grid") / "a.TextGrid"
+    path.write_bytes(form(tiers).encode(encoding))
+    assert [(t.name, t.spans) for t in read_tiers(path)] == tiers
+
+
+def test_every_real_flavour(real_data):
+    files = sorted((real_data / "textgrid").glob("*.TextGrid"))
+    assert len(files) == 12
+    for path in files:
+        tiers = read_tiers(path)
+        assert tiers and all(start <= end for tier in tiers for start, end, _ in tier.spans), path
+        if "bobby_phones" not in path.name:
+            assert len(tiers) == 3, path
+    folder = real_data / "textgrid"
+    for short, long in (("mary", "mary_longfile"), ("mary_with_negative_zero", "mary_longfile_with_negative_zero"),
+                        ("textgrid_to_merge", "textgrid_to_merge_longfile"),
+                        ("bobby_words_with_newlines", "bobby_words_with_newlines_longfile"),
+                        ("bobby_words_with_newlines", "bobby_words_with_newlines_longfile_elan")):
+        a, b = read_textgrid(folder / f"{short}.TextGrid"), read_textgrid(folder / f"{long}.TextGrid")
+        assert [(s["speaker"], s["words"]) for s in a] == [(s["speaker"], s["words"]) for s in b], (short, long)
+
+
+def test_newlines_quotes_points_and_negative_zero(real_data):
+    segments = read_textgrid(real_data / "textgrid" / "bobby_words_with_newlines.TextGrid")
+    assert [s["words"] for s in segments[:2]] == ['"""BOBBY""" Noun', "RIPPED Verb"]
+    assert segments[0]["speaker"] == '"word"' and segments[0]["session_id"] == "bobby_words_with_newlines"
+    tiers = read_tiers(real_data / "textgrid" / "mary.TextGrid")
+    assert [(t.name, t.points, len(t.spans)) for t in tiers] == [("phone", False, 16), ("word", False, 6), ("pitch", True, 4)]
+    for s in read_textgrid(real_data / "textgrid" / "mary_with_negative_zero.TextGrid"):
+        assert str(s["start_time"])[0] != "-"
+    same = read_textgrid(real_data / "textgrid" / "all_tiers_have_the_same_name.TextGrid")
+    assert [(s["speaker"], s["words"]) for s in same][:2] == [("Mary", "Mary"), ("Mary", "Maary")]
+
+
+def test_meetings_far_and_near_agree(real_data):
+    """The far file of a meeting has what the near files of its speakers have."""
+    for far in sorted((real_data / "alimeeting" / "Eval_Ali_far" / "textgrid_dir").glob("*.TextGrid")):
+        segments = read_textgrid(far)
+        total = 0
+        for tier in read_tiers(far):
+            near = read_textgrid(real_data / f"alimeeting/Eval_Ali_near/textgrid_dir/{far.stem}_{tier.name}.TextGrid")
+            mine = [(s["start_time"], s["end_time"], s["words"]) for s in segments if s["speaker"] == tier.name]
+            assert mine == [(s["start_time"], s["end_time"], s["words"]) for s in near]
+            total += len(near)
+        assert total == len(segments) > 500
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda s: s[:len(s) // 2], "the file ends too early"),
+    (lambda s: s.replace('text = "a"', "text = a"), "a.TextGrid:10: what begins here is not a tier"),
+    (lambda s: s.replace("IntervalTier", "PitchTier"), "a.TextGrid:10: what begins here is not a tier"),
+    (lambda s: "hello\n", "a.TextGrid:1: not a TextGrid in a text format"),
+    (lambda s: "", "a.TextGrid:1: not a TextGrid in a text format"),
+])
+def test_broken_files(tmp_path, change, message):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(change(long_form([("s", [(0, 1, "a"), (1, 2, "b")])])))
+    with pytest.raises(UserError) as error:
+        read_textgrid(path)
+    assert message in str(error.value)
+
+
+def test_impossible_intervals_are_left_out_loudly(tmp_path, caplog):
+    (tmp_path / "a.TextGrid").write_text(long_form([("s", [(-0.5, 1, "a"), (2, 1.5, "b"), (2, 2, "")])]))
+    assert read_textgrid(tmp_path / "a.TextGrid") == [
+        {"session_id": "a", "speaker": "s", "start_time": 0.0, "end_time": 1.0, "words": "a"}]
+    assert "left out 'b', which goes from 2 to 1.5 s" in caplog.text
+
+
+def test_not_utf8(tmp_path):
+    (tmp_path / "a.TextGrid").write_bytes(long_form([("s", [(0, 1, "好")])]).encode("gb18030"))
+    with pytest.raises(UserError, match="a.TextGrid:18: not UTF-8 .*iconv -f GB18030"):
+        read_textgrid(tmp_path / "a.TextGrid")
