@@ -1,7 +1,11 @@
 """Fixtures that every test may use."""
 
 import os
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
@@ -28,3 +32,26 @@ def real_data() -> Path:
     if not (root / "fsdd").is_dir():
         skip(f"no real data in {root}; set MT_TEST_DATA")
     return root
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Keep the tests that share the Slurm testbed in one worker of pytest-xdist: they run one cluster, not one each."""
+    for item in items:
+        if "slurm" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict]:
+    """Environment variables that lead Slurm's commands to a real two-node cluster, started for the tests."""
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+    missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name, path=path)]
+    if missing:
+        skip(f"no {', '.join(missing)}; install: tools/slurm_testbed.sh install")
+    testbed = REPOSITORY / "tools" / "slurm_testbed.sh"
+    # Not pytest's own directory: the path of a socket may hold 108 characters at most.
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        started = subprocess.run([testbed, "start", "--dir", folder], capture_output=True, text=True)
+        assert started.returncode == 0, started.stderr
+        yield {"SLURM_CONF": started.stdout.strip().split("=", 1)[1]}
+        subprocess.run([testbed, "stop", "--dir", folder], check=True)

@@ -86,8 +86,8 @@ EOF
     mv "${dir}/slurm.conf.tmp" "${dir}/slurm.conf"
 }
 
-alive() { # PID-FILE
-    [ -s "$1" ] && kill -0 "$(<"$1")" 2>/dev/null
+alive() { # PID-FILE: a process that has ended but was not reaped (state Z) is not
+    [ -s "$1" ] && [[ $(sed 's/.*) //' "/proc/$(<"$1")/stat" 2>/dev/null) =~ ^[^Z] ]]
 }
 
 all_idle() {
