@@ -1,0 +1,183 @@
+"""Clips: spans cut no utterance, references stay references, supervision is relative, jobs add up to the whole."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.signal import resample_poly
+
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.datadir.audio import info, read_audio, write_audio
+from espnet_mt_llm.datadir.clips import make_clips, merge_clips, utterance_group, whole
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map, write_map
+
+SPANS = st.lists(st.tuples(st.integers(0, 20000), st.integers(1, 1500)), min_size=1, max_size=30)
+
+
+def files(path):
+    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+
+@given(SPANS, st.floats(5, 60))
+def test_groups_cover_every_utterance_and_cut_none(spans, max_clip):
+    utterances = [Utterance(str(i), "r", "s", a / 100, (a + n) / 100, "") for i, (a, n) in enumerate(spans)]
+    duration = max(u.end for u in utterances) + 0.005
+    groups = utterance_group(utterances, duration, max_clip)
+    assert groups == sorted(groups) and groups[0][0] >= 0 and groups[-1][1] <= duration
+    assert all(a[1] <= b[0] for a, b in zip(groups, groups[1:]))
+    for u in utterances:
+        assert sum(start <= u.start and u.end <= end for start, end in groups) == 1
+    for start, end in groups:
+        inside = sorted((u for u in utterances if start <= u.start < end), key=lambda u: u.start)
+        if end - start > max_clip + 1e-9:
+            reach = inside[0].end
+            for u in inside[1:]:
+                assert u.start < reach, "a clip that is too long has no pause"
+                reach = max(reach, u.end)
+
+
+def test_a_cut_lies_in_the_middle_of_a_pause():
+    utterances = [Utterance("a", "r", "s", 1.0, 3.0, ""), Utterance("b", "r", "s", 3.2, 5.0, "")]
+    assert utterance_group(utterances, 10.0, 3.0) == [(0.75, 3.1), (3.1, 5.25)]
+    assert utterance_group(utterances, 10.0, 5.0) == [(0.75, 5.25)]
+    assert whole(utterances, 10.0, 10.0) == [(0.0, 10.0)]
+
+
+def test_whole_recordings_are_referenced(data_dir, tmp_path):
+    clips = make_clips(data_dir, tmp_path / "dump")
+    assert [c.id for c in clips] == ["A", "B"]
+    assert read_map(tmp_path / "dump" / "wav.scp") == read_map(data_dir / "wav.scp")
+    assert not (tmp_path / "dump" / "audio").exists()
+    assert read_map(tmp_path / "dump" / "utt2num_samples") == {"A": "80000", "B": "136000"}
+    assert read_map(tmp_path / "dump" / "utt2dur") == {"A": "5.00", "B": "8.50"}
+    assert read_map(tmp_path / "dump" / "utt2num_spk") == {"A": "2", "B": "2"}
+    assert read_map(tmp_path / "dump" / "utt2spk") == read_map(tmp_path / "dump" / "spk2utt") == {"A": "A", "B": "B"}
+    lines = read_map(tmp_path / "dump" / "supervision")
+    assert lines["A"] == '[{"spk":"s1","start":0.5,"end":3.333,"text":"one two"},{"spk":"s2","start":2.0,"end":4.0,"text":"three"}]'
+    assert [s["text"] for s in json.loads(lines["B"])] == ["四 五", "six", "seven"] and "四" in lines["B"]
+
+
+def test_cut_clips_have_the_samples_of_their_span(data_dir, tmp_path):
+    clips = make_clips(data_dir, tmp_path / "dump", policy="utterance_group", max_clip=6.0)
+    assert [c.id for c in clips] == ["A-0000025-0000425", "B-0000075-0000625", "B-0000675-0000825"]
+    wav, data = read_map(tmp_path / "dump" / "wav.scp"), DataDir.read(data_dir)
+    for clip in clips:
+        expected, _ = read_audio(data.wav[clip.rec], clip.start, clip.end)
+        np.testing.assert_array_equal(read_audio(wav[clip.id])[0], expected)
+    assert json.loads(read_map(tmp_path / "dump" / "supervision")["B-0000675-0000825"]) \
+        == [{"spk": "s1", "start": 0.25, "end": 1.25, "text": "seven"}]
+
+
+def test_twice_gives_the_same_bytes_and_writes_no_audio_again(data_dir, tmp_path):
+    make_clips(data_dir, tmp_path / "dump", policy="utterance_group")
+    before = files(tmp_path / "dump")
+    audio = sorted((tmp_path / "dump" / "audio").iterdir())
+    inodes = [f.stat().st_ino for f in audio]
+    audio[1].write_bytes(audio[1].read_bytes()[:1000])
+    make_clips(data_dir, tmp_path / "dump", policy="utterance_group")
+    assert files(tmp_path / "dump") == before, "a half-written file is made again"
+    assert audio[0].stat().st_ino == inodes[0], "a good one is kept"
+    later = audio[0].stat().st_mtime + 10
+    os.utime(data_dir.parent / "raw" / "A.wav", (later, later))
+    make_clips(data_dir, tmp_path / "dump", policy="utterance_group")
+    assert audio[0].stat().st_ino != inodes[0], "a new source makes a new clip"
+
+
+def test_jobs_add_up(data_dir, tmp_path):
+    make_clips(data_dir, tmp_path / "one", policy="utterance_group")
+    for job in (1, 2):
+        make_clips(data_dir, tmp_path / "two", policy="utterance_group", job=job, num_jobs=2)
+        if job == 1:
+            with pytest.raises(UserError, match="2of2: this job has not finished"):
+                merge_clips(tmp_path / "two", 2)
+            assert not (tmp_path / "two" / "wav.scp").exists(), "nothing half-made is used"
+    merge_clips(tmp_path / "two", 2)
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert {k: v.replace(b"/one/", b"/two/") for k, v in one.items()} == two
+
+
+def test_other_rates_are_resampled_and_do_not_clip(tmp_path, caplog):
+    time = np.arange(16000) / 8000
+    square = np.where(np.sin(2 * np.pi * 200 * time) >= 0, 32767, -32768).astype(np.int16)
+    write_audio(tmp_path / "raw" / "r.wav", square, 8000)
+    DataDir.from_seglst([{"session_id": "r", "speaker": "s", "start_time": 0.0, "end_time": 2.0, "words": "x"}],
+                        {"r": str(tmp_path / "raw" / "r.wav")}).write(tmp_path / "data")
+    make_clips(tmp_path / "data", tmp_path / "dump")
+    entry = read_map(tmp_path / "dump" / "wav.scp")["r"]
+    assert entry == f"{tmp_path}/dump/audio/r.flac" and info(entry).rate == 16000 and info(entry).frames == 32000
+    samples, _ = read_audio(entry)
+    expected = resample_poly(square / 32768, 2, 1)
+    peak = np.abs(expected).max()
+    assert peak > 1.1, "the edges of a square overshoot"
+    np.testing.assert_allclose(samples, expected / peak, atol=1.01 / 32768)
+    assert f"r: scaled by {1 / peak:.4f}" in caplog.text
+
+
+def test_sources_follow_their_mixture(tmp_path):
+    rng = np.random.default_rng(0)
+    one, two = (rng.normal(0, 3000, 16000).astype(np.int16) for _ in range(2))
+    for name, samples in (("m", one + two), ("s1", one), ("s2", two)):
+        write_audio(tmp_path / f"{name}.flac", samples, 8000)
+    DataDir.from_seglst([{"session_id": "m", "speaker": s, "start_time": 0.1, "end_time": 1.9, "words": s} for s in "ab"],
+                        {"m": str(tmp_path / "m.flac")}).write(tmp_path / "data")
+    for k in (1, 2):
+        write_map(tmp_path / "data" / f"spk{k}.scp", {"m": str(tmp_path / f"s{k}.flac")})
+    make_clips(tmp_path / "data", tmp_path / "same", rate=8000)
+    assert read_map(tmp_path / "same" / "spk2.scp") == {"m": str(tmp_path / "s2.flac")}
+    make_clips(tmp_path / "data", tmp_path / "cut", policy="utterance_group")
+    read = {name: read_audio(*read_map(tmp_path / "cut" / name).values())[0] for name in ("wav.scp", "spk1.scp", "spk2.scp")}
+    np.testing.assert_allclose(read["wav.scp"], read["spk1.scp"] + read["spk2.scp"], atol=2 / 32768)
+
+
+def test_streamed_mixtures_are_not_rendered(data_dir, tmp_path):
+    write_map(data_dir / "wav.scp", {rec: f"touch {tmp_path}/ran; false |" for rec in "AB"})
+    (data_dir / "mixtures.jsonl").write_text('{"id":"A","rate":16000,"num_samples":80000}\n{"id":"B","rate":16000,"num_samples":136000}\n')
+    make_clips(data_dir, tmp_path / "dump")
+    assert not (tmp_path / "ran").exists()
+    for name in ("wav.scp", "mixtures.jsonl"):
+        assert (tmp_path / "dump" / name).read_bytes() == (data_dir / name).read_bytes()
+
+
+def test_other_pipes_become_files(data_dir, tmp_path):
+    wav = read_map(data_dir / "wav.scp")
+    write_map(data_dir / "wav.scp", {rec: f"cat {entry} |" for rec, entry in wav.items()})
+    make_clips(data_dir, tmp_path / "dump")
+    np.testing.assert_array_equal(read_audio(tmp_path / "dump" / "audio" / "B.flac")[0], read_audio(wav["B"])[0])
+
+
+def test_refusals_name_the_repair(data_dir, tmp_path, run, caplog):
+    ran = run("make_clips", "--data_dir", data_dir, "--out_dir", tmp_path / "dump", "--max_clip", 6)
+    assert ran.returncode == 1 and "the recording 'B' lasts 8.5 s, more than the 6 s of a clip; cut it: --policy utterance_group" \
+        in ran.stderr and "Traceback" not in ran.stderr
+    with pytest.raises(UserError, match="unknown policy 'hole'; did you mean 'whole'?"):
+        make_clips(data_dir, tmp_path / "dump", policy="hole")
+    with pytest.raises(UserError, match="job 3 of 2"):
+        make_clips(data_dir, tmp_path / "dump", job=3, num_jobs=2)
+    make_clips(data_dir, tmp_path / "dump", policy="utterance_group", max_clip=2.0)
+    assert "there is no pause to cut at within 2 s" in caplog.text
+    raw = (data_dir / "segments").read_text()
+    (data_dir / "segments").write_text(raw.replace("A 2.00 4.00", "A 2.00 7.00"))
+    with pytest.raises(UserError, match="'s2-A-0000200-0000400' ends at 7 s but 'A' at 5 s; repair: utils/fix_data_dir.sh"):
+        make_clips(data_dir, tmp_path / "dump")
+    (data_dir.parent / "raw" / "A.wav").unlink()
+    with pytest.raises(UserError, match="no such audio file"):
+        make_clips(data_dir, tmp_path / "dump")
+
+
+def test_stereo_is_refused(data_dir, tmp_path):
+    import soundfile
+
+    soundfile.write(data_dir.parent / "raw" / "A.wav", np.zeros((80000, 2)), 16000)
+    with pytest.raises(UserError, match="has 2 channels, one is expected"):
+        make_clips(data_dir, tmp_path / "dump")
+
+
+def test_the_command(data_dir, tmp_path, run):
+    for job in (1, 2):
+        ran = run("make_clips", "--data_dir", data_dir, "--out_dir", tmp_path / "dump", "--job", job, "--num_jobs", 2)
+        assert (ran.returncode, ran.stdout) == (0, "1 clips, 0.00 hours\n"), ran.stderr
+    assert run("merge_clips", "--out_dir", tmp_path / "dump", "--num_jobs", 2).returncode == 0
+    assert set(read_map(tmp_path / "dump" / "wav.scp")) == {"A", "B"} and not (tmp_path / "dump" / "jobs").exists()
