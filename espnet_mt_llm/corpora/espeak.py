@@ -1,4 +1,4 @@
-"""Speech from text by the espeak-ng library of the ``espeakng-loader`` wheel; the same request gives the same samples."""
+"""Speech from text by espeak-ng (of the ``espeakng-loader`` wheel); the same request gives the same samples."""
 
 import ctypes
 import functools
@@ -24,20 +24,20 @@ def _library() -> tuple[Any, int]:
         raise UserError("espeak-ng is not installed; pip install espeakng-loader (tools/setup.sh does it)") from None
     data = espeakng_loader.get_data_path()
     if len(os.fsencode(data)) > _LONGEST_PATH:
-        raise UserError(f"{data}: espeak-ng cannot read its data from so long a path; make the environment in a shorter one")
+        raise UserError(f"{data}: too long a path for espeak-ng's data; make the environment in a shorter one")
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), 0)
     if rate <= 0:
-        raise UserError(f"{data}: espeak-ng does not start with this data; pip install --force-reinstall espeakng-loader")
+        raise UserError(f"{data}: espeak-ng does not start with it; pip install --force-reinstall espeakng-loader")
     return library, rate
 
 
 def speak(voice: str, text: str, speed: int, pitch: int, pitch_range: int) -> tuple[np.ndarray, int]:
     """Synthesise ``text``.
 
-    espeak-ng carries state from one utterance to the next (phases, filters, a random generator seeded by the clock). So
-    each utterance is made in a forked child of a process that never speaks itself, with a fixed seed: the samples depend
-    on the arguments alone, whatever was made before and in whichever process.
+    espeak-ng carries state from one utterance to the next (phases, filters, a random generator seeded by the clock).
+    So each utterance is made in a forked child of a process that never speaks itself, with a fixed seed: the samples
+    depend on the arguments alone, whatever was made before and in whichever process.
 
     Args:
         voice: e.g. ``en-us+f3`` or ``cmn+m1``.

@@ -7,8 +7,8 @@ the original ``recordings/{digit}_{speaker}_{take}.wav`` and ``flac/{speaker}-{d
 Splits. The official test set is takes 0-4. Of the others, 5-7 are held out for development (our choice, the corpus has
 no such set) and 8-49 train. All six speakers are in every split: what is unseen in test are the takes.
 
-Strings. 3-5 takes of one speaker, drawn at random within the split, with gaps of 0.05-0.25 s of silence; the speakers take turns.
-Each take is trimmed of silence, set to -26 dB RMS (the recordings' levels differ by 40 dB) and resampled to 16 kHz.
+Strings. 3-5 takes of one speaker, drawn at random within the split, with gaps of 0.05-0.25 s of silence; the speakers
+take turns. Each take is trimmed of silence, resampled to 16 kHz and set to -26 dB RMS (their levels differ by 40 dB).
 """
 
 import functools
@@ -94,11 +94,12 @@ def draw_strings(takes: Mapping[tuple[str, int, int], str], name: str, number: i
                  rate: int) -> tuple[list[tuple[str, str]], list[_String]]:
     """Draw the strings of a split: [(speaker, text)] and what to make; the first ones do not depend on ``number``."""
     speakers = sorted({speaker for speaker, _, _ in takes})
-    pools = {speaker: sorted(key for key in takes if key[0] == speaker and key[2] in TAKES[name]) for speaker in speakers}
+    pools = {speaker: sorted(key for key in takes if key[0] == speaker and key[2] in TAKES[name])
+             for speaker in speakers}
     for speaker, pool in pools.items():
         if not pool:
-            raise UserError(f"the speaker '{speaker}' has none of the takes {TAKES[name][0]}-{TAKES[name][-1]} of the split "
-                            f"'{name}'; the copy of the corpus is not complete: git clone --depth 1 {URL}")
+            raise UserError(f"the speaker '{speaker}' has none of the takes {TAKES[name][0]}-{TAKES[name][-1]} of the "
+                            f"split '{name}'; the copy of the corpus is not complete: git clone --depth 1 {URL}")
     texts, strings = [], []
     for index in range(number):
         speaker = speakers[index % len(speakers)]
@@ -106,7 +107,8 @@ def draw_strings(takes: Mapping[tuple[str, int, int], str], name: str, number: i
         chosen = [chance.pick(pools[speaker]) for _ in range(chance.pick(LENGTHS))]
         gaps = tuple(round(chance.uniform(*GAP) * rate) for _ in chosen[1:])
         texts.append((speaker, " ".join(WORDS[digit] for _, digit, _ in chosen)))
-        strings.append(_String(str(folder / f"fsdd_{name}_{index:05d}.flac"), tuple(takes[key] for key in chosen), gaps, rate))
+        out = str(folder / f"fsdd_{name}_{index:05d}.flac")
+        strings.append(_String(out, tuple(takes[key] for key in chosen), gaps, rate))
     return texts, strings
 
 
@@ -136,7 +138,7 @@ def load_take(path: str, rate: int) -> np.ndarray:
 def _write_data_dir(strings: Sequence[_String], texts: Sequence[tuple[str, str]], out: Path) -> None:
     wav, utterances, reco2dur = {}, [], {}
     for string, (speaker, text) in zip(strings, texts):
-        rec = Path(string.out).stem
-        wav[rec], reco2dur[rec] = string.out, duration(string.out)
-        utterances.append(Utterance(make_utt_id(speaker, rec, 0, reco2dur[rec]), rec, speaker, 0.0, reco2dur[rec], text))
+        rec, end = Path(string.out).stem, duration(string.out)
+        wav[rec], reco2dur[rec] = string.out, end
+        utterances.append(Utterance(make_utt_id(speaker, rec, 0, end), rec, speaker, 0.0, end, text))
     DataDir(out, wav, utterances, reco2dur).write(out)

@@ -81,7 +81,8 @@ def same_making(folder: Pathlike, making: Mapping[str, Any]) -> None:
     if note.exists():
         return
     if folder.exists() and any(not entry.name.startswith(".tmp.") for entry in folder.iterdir()):
-        raise at(folder, None, "has files that were not made by this preparation", "move them away or choose another folder")
+        raise at(folder, None, "has files that were not made by this preparation",
+                 "move them away or choose another folder")
     with atomic_open(note) as f:
         f.write(text)
 

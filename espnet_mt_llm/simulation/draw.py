@@ -5,7 +5,7 @@ import shutil
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Iterable, Iterator, Optional, Sequence
+from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -47,7 +47,8 @@ class _Drawer:
         self.by_speaker = [by_speaker[spk] for spk in sorted(by_speaker)]
         most = max(config.num_mixtures)
         if len(self.by_speaker) < most:
-            raise at(source_dir.path, None, f"{len(self.by_speaker)} speakers for mixtures of {most} talkers (set '{name}')",
+            raise at(source_dir.path, None,
+                     f"{len(self.by_speaker)} speakers for mixtures of {most} talkers (set '{name}')",
                      "lower num_mixtures or give a source with more speakers")
         self.noises = _entries(config.noise_scp)
         self.noise_seconds = {wav: duration(wav) for wav in self.noises}
@@ -65,8 +66,8 @@ class _Drawer:
             if self.config.max_duration is None or end <= self.config.max_duration:
                 break
         else:
-            raise UserError(f"set '{self.name}': no {talkers}-talker mixture within max_duration: {self.config.max_duration} "
-                            f"s in {_ATTEMPTS} draws; raise max_duration or use shorter sources")
+            raise UserError(f"set '{self.name}': no {talkers}-talker mixture within max_duration: "
+                            f"{self.config.max_duration} s in {_ATTEMPTS} draws; raise it or use shorter sources")
         onsets = [s.offset for s in sources]
         mixture = Mixture(mixture_id, self.config.rate, self._length(sources), tuple(sources), None, seed, 1.0,
                           overlap_share([(s.offset, s.offset + s.end - s.start) for s in sources]),
@@ -79,10 +80,10 @@ class _Drawer:
         onsets = draw_onsets(chance, [u.end - u.start for u in chosen], self.config)
         sources = []
         for utterance, onset in sorted(zip(chosen, onsets), key=lambda pair: pair[1]):
-            wav = self.wav[utterance.rec]
             reverberate = bool(self.rirs) and chance.uniform(0, 1) < self.config.rir_probability
             rir = chance.pick(self.rirs) if reverberate else None
-            source = Source(utterance.utt, utterance.spk, utterance.text, wav, utterance.start, utterance.end, onset, 1.0, rir)
+            source = Source(utterance.utt, utterance.spk, utterance.text, self.wav[utterance.rec], utterance.start,
+                            utterance.end, onset, 1.0, rir)
             sources.append(replace(source, gain=self._gain(source, chance)))
         return sources
 
@@ -223,7 +224,8 @@ def _part_views(mixtures: Iterable[Mixture], config: SimulationConfig, out: Path
     return dict(views)
 
 
-def draw_sets(configs: dict[str, SimulationConfig], data_dir: Pathlike, sets: Optional[Sequence[str]] = None) -> dict[str, int]:
+def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
+              sets: Optional[Sequence[str]] = None) -> dict[str, int]:
     """Draw and write the sets (all by default) below ``data_dir``; return set -> number of mixtures.
 
     Raises:

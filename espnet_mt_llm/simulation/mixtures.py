@@ -100,7 +100,8 @@ def layers(mixture: Mixture, cache: SourceCache) -> Iterator[tuple[int, np.ndarr
         if source.rir is not None:
             from scipy.signal import fftconvolve
 
-            signal = fftconvolve(signal, cache.impulse_response(source.rir, mixture.rate)).astype(np.float32, copy=False)
+            signal = fftconvolve(signal, cache.impulse_response(source.rir, mixture.rate))
+            signal = signal.astype(np.float32, copy=False)
         signal *= np.float32(source.gain * mixture.scale)
         begin = round(source.offset * mixture.rate)
         # A manifest may cut a mixture short, as LibriMix' mode min does.

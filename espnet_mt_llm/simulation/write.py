@@ -12,7 +12,7 @@ from espnet_mt_llm.simulation.mixtures import FULL_SCALE, Rendered, SourceCache,
 
 
 def write_mixtures(data_dir: Pathlike, job: int = 1, num_jobs: int = 1) -> int:
-    """Write what ``wav.scp``, ``spk1.scp`` … and ``noise1.scp`` point to; return the number of mixtures that were missing.
+    """Write what ``wav.scp``, ``spk1.scp`` … and ``noise1.scp`` point to; return how many mixtures were missing.
 
     Files that are there are kept (they were written whole, and drawing another manifest removes them), so a run after a
     kill continues.

@@ -55,7 +55,8 @@ def test_data_directories(toy, tmp_path):
             words = u.text.split()
             assert 3 <= len(words) <= 5 and set(words) <= {"three", "eight"}
             # A take is its 0.3 s of tone and 0.02 s of margin on both sides; gaps have 0.05-0.25 s.
-            assert 0.34 * len(words) + 0.05 * (len(words) - 1) - 0.02 <= u.end <= 0.36 * len(words) + 0.25 * (len(words) - 1)
+            takes, gaps = len(words), len(words) - 1
+            assert 0.34 * takes + 0.05 * gaps - 0.02 <= u.end <= 0.36 * takes + 0.25 * gaps
 
 
 def test_splits_share_no_take(toy, tmp_path):
@@ -99,8 +100,9 @@ def test_a_damaged_take_is_named(tmp_path, damage, words):
 
 
 def test_absent_corpus_is_a_message_with_the_command(tmp_path, repository):
-    ran = subprocess.run([sys.executable, "-m", "espnet_mt_llm.bin.prepare_fsdd", "--root", str(tmp_path / "none"), "--out",
-                          str(tmp_path)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(repository)})
+    command = [sys.executable, "-m", "espnet_mt_llm.bin.prepare_fsdd", "--root", f"{tmp_path}/none",
+               "--out", str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(repository)})
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert f"git clone --depth 1 {fsdd.URL} {tmp_path}/none" in ran.stderr
 
@@ -109,7 +111,8 @@ def test_real_corpus(real_data, tmp_path):
     takes = fsdd.find_takes(real_data / "fsdd")
     assert len(takes) == 3000 and len({speaker for speaker, _, _ in takes}) == 6
     fsdd.prepare(real_data / "fsdd", tmp_path, {"train": 12, "dev": 6, "test": 30})
-    listed = dict(line.split("\t")[0::5] for line in (real_data / "fsdd" / "utterances.tsv").read_text().splitlines()[1:])
+    rows = (real_data / "fsdd" / "utterances.tsv").read_text().splitlines()[1:]
+    listed = dict(line.split("\t")[0::5] for line in rows)
     test = DataDir.read(tmp_path / "test")
     assert len({u.spk for u in test.utterances}) == 6 and {u.text.count(" ") for u in test.utterances} == {2, 3, 4}
     _, strings = fsdd.draw_strings(takes, "test", 30, tmp_path, 1, 16000)

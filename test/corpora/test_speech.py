@@ -17,7 +17,8 @@ RATE = 8000
 def test_trim_leaves_a_margin(before, sounding, after):
     frame = RATE // 100
     samples = np.zeros((before + sounding + after) * frame, dtype=np.float32)
-    samples[before * frame:(before + sounding) * frame] = np.random.default_rng(1).standard_normal(sounding * frame) * 0.1
+    noise = np.random.default_rng(1).standard_normal(sounding * frame) * 0.1
+    samples[before * frame:(before + sounding) * frame] = noise
     assert len(speech.trim(samples, RATE)) == (sounding + min(before, 2) + min(after, 2)) * frame
 
 
@@ -41,7 +42,7 @@ def test_fade_and_whole_centiseconds():
     faded = speech.fade(ones, RATE)
     assert faded[0] < 0.03 and faded[-1] < 0.03 and (faded[40:-40] == 1).all() and (ones == 1).all()
     assert len(speech.fade(ones[:1], RATE)) == 1
-    assert len(speech.whole_centiseconds(ones[:81], RATE)) == 160 and len(speech.whole_centiseconds(ones[:80], RATE)) == 80
+    assert [len(speech.whole_centiseconds(ones[:n], RATE)) for n in (0, 80, 81)] == [0, 80, 160]
 
 
 def test_files_of_the_same_making_are_kept_of_another_one_removed(tmp_path):
@@ -64,6 +65,7 @@ def test_files_of_a_user_are_never_removed(tmp_path):
 
 def test_in_parallel_keeps_the_order_and_hands_errors_on():
     assert speech.in_parallel(str, range(100), 2, "test") == [str(n) for n in range(100)]
-    assert speech.in_parallel(str, range(3), 1, "test") == ["0", "1", "2"] and speech.in_parallel(str, [], 4, "test") == []
+    assert speech.in_parallel(str, range(3), 1, "test") == ["0", "1", "2"]
+    assert speech.in_parallel(str, [], 4, "test") == []
     with pytest.raises(ValueError):
         speech.in_parallel(int, ["1", "x"], 2, "test")

@@ -18,13 +18,13 @@ def make_sources(path: Path, speakers: int = 4, recordings: int = 3, level: floa
     for s in range(speakers):
         for r in range(recordings):
             rec, length = f"rec{s}{r}", 0.5 + 0.21 * r + 0.1 * s
+            end = round(1 + length, 6)
             samples = np.zeros(round((length + 1.5) * RATE), dtype=np.float32)
             burst = rng.standard_normal(round(length * RATE)).astype(np.float32) * level
             samples[RATE:RATE + len(burst)] = np.clip(burst, -1, 0.999)
             write_audio(path / "audio" / f"{rec}.flac", samples, RATE)
             wav[rec], reco2dur[rec] = str(path / "audio" / f"{rec}.flac"), len(samples) / RATE
-            utterances.append(Utterance(make_utt_id(f"S{s}", rec, 1, 1 + length), rec, f"S{s}", 1.0, round(1 + length, 6),
-                                        f"words of {s} {r}"))
+            utterances.append(Utterance(make_utt_id(f"S{s}", rec, 1, end), rec, f"S{s}", 1.0, end, f"words of {s} {r}"))
     return DataDir(path, wav, utterances, reco2dur).write(path)
 
 

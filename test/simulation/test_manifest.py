@@ -16,7 +16,8 @@ SOURCES = st.builds(Source, utt=st.text(), spk=st.text(), text=st.text(), wav=st
 NOISES = st.builds(Noise, wav=st.text(), start=SECONDS, gain=GAINS, snr=st.floats(-50, 50))
 MIXTURES = st.builds(Mixture, id=st.from_regex(r"[A-Za-z0-9_.-]+", fullmatch=True), rate=st.integers(1, 96000),
                      num_samples=st.integers(0), sources=st.lists(SOURCES, max_size=4).map(tuple),
-                     noise=st.none() | NOISES, seed=st.integers(0, 2**48), scale=GAINS, overlap=GAINS, ties=st.integers(0, 9))
+                     noise=st.none() | NOISES, seed=st.integers(0, 2**48), scale=GAINS, overlap=GAINS,
+                     ties=st.integers(0, 9))
 
 
 @given(MIXTURES)

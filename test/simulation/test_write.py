@@ -20,7 +20,8 @@ from espnet_mt_llm.simulation.write import write_mixtures
 @pytest.fixture
 def data(sources, tmp_path, noise_scp, rir_scp):
     values = {"source": str(sources.path), "num_mixtures": {2: 3, 3: 3}, "noise_scp": noise_scp, "rir_scp": rir_scp}
-    configs = {name: SimulationConfig.parse({**values, "write": name == "written"}, "test") for name in ("written", "piped")}
+    configs = {name: SimulationConfig.parse({**values, "write": name == "written"}, "test")
+               for name in ("written", "piped")}
     draw_sets(configs, tmp_path)
     return tmp_path
 
@@ -75,20 +76,21 @@ def run(repository, module, *args):
 
 
 @pytest.mark.parametrize("module, args, words", [
-    ("render_mixture", ["--manifest", "{}/piped/mixtures.jsonl", "--id", "piped-2spk-00000"], "no mixture 'piped-2spk-00000'; did"),
-    ("render_mixture", ["--manifest", "{}/piped/mixtures.jsonl", "--id", "piped-2spk-000000", "--part", "spk7"], "no such part"),
-    ("render_mixture", ["--manifest", "{}/none.jsonl", "--id", "a"], "no such manifest"),
-    ("write_mixtures", ["--data_dir", "{}/absent"], "no such manifest; draw the mixtures first"),
-    ("draw_mixtures", ["--config", "{}/absent.yaml"], "absent.yaml: no such file"),
+    ("render_mixture", "--manifest {}/piped/mixtures.jsonl --id piped-2spk-0000", "no mixture 'piped-2spk-0000'; did"),
+    ("render_mixture", "--manifest {}/piped/mixtures.jsonl --id piped-2spk-000000 --part spk7", "no such part"),
+    ("render_mixture", "--manifest {}/none.jsonl --id a", "no such manifest"),
+    ("write_mixtures", "--data_dir {}/absent", "no such manifest; draw the mixtures first"),
+    ("draw_mixtures", "--config {}/absent.yaml", "absent.yaml: no such file"),
 ])
 def test_commands_name_a_mistake_and_exit_with_1(data, repository, module, args, words):
-    ran = run(repository, module, *(a.format(data) for a in args))
+    ran = run(repository, module, *args.format(data).split())
     assert ran.returncode == 1 and words in ran.stderr and "Traceback" not in ran.stderr and not ran.stdout
 
 
 def test_commands_from_configuration_to_files(sources, tmp_path, repository):
     config = tmp_path / "simulate.yaml"
-    config.write_text(f"mix: {{source: {sources.path}, num_mixtures: {{2: 9}}}}\ndebug: {{mix: {{num_mixtures: {{2: 2}}}}}}\n")
+    config.write_text(f"mix: {{source: {sources.path}, num_mixtures: {{2: 9}}}}\n"
+                      "debug: {mix: {num_mixtures: {2: 2}}}\n")
     ran = run(repository, "draw_mixtures", "--config", config, "--data_dir", tmp_path / "data", "--debug", "true")
     assert ran.returncode == 0 and "mix: 2 mixtures" in ran.stdout
     ran = run(repository, "write_mixtures", "--data_dir", tmp_path / "data" / "mix")
@@ -102,8 +104,8 @@ def test_real_speech_with_real_noise_and_rooms(real_data, tmp_path):
     write_map(tmp_path / "rir.scp", rooms)
     write_map(tmp_path / "noise.scp", noises)
     fsdd.prepare(real_data / "fsdd", tmp_path / "data", {"test": 12})
-    config = SimulationConfig.parse({"source": "test", "num_mixtures": {1: 2, 2: 4, 3: 4}, "noise_scp": tmp_path / "noise.scp",
-                                     "rir_scp": tmp_path / "rir.scp", "level": -20}, "test")
+    config = SimulationConfig.parse({"source": "test", "num_mixtures": {1: 2, 2: 4, 3: 4}, "level": -20,
+                                     "noise_scp": tmp_path / "noise.scp", "rir_scp": tmp_path / "rir.scp"}, "test")
     draw_sets({"noisy": config}, tmp_path / "data")
     write_mixtures(tmp_path / "data" / "noisy")
     data = DataDir.read(tmp_path / "data" / "noisy")

@@ -1,7 +1,7 @@
 """Time simulated mixtures on one core, beside the plain way: soundfile reads every source, numpy pads, scales and adds.
 
-Sources are self-made 16 kHz FLAC files of the size of the mini and fsdd recipes (1-3.5 s). Both ways make the same samples,
-which is checked. "epoch" is what training sees after its first pass; "first pass" decodes each source once.
+Sources are self-made 16 kHz FLAC files of the size of the mini and fsdd recipes (1-3.5 s). Both ways make the same
+samples, which is checked. "epoch" is what training sees after its first pass; "first pass" decodes each source once.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RATE = 16000
 
 
 def make_sources(path: Path, number: int) -> DataDir:
-    """Write sources of 40 speakers: noise with the slope and the slow level changes of speech, so that FLAC works as hard."""
+    """Write sources of 40 speakers: noise with the slope and the level changes of speech, so FLAC works as hard."""
     rng = np.random.default_rng(0)
     wav, utterances, reco2dur = {}, [], {}
     for i in range(number):
@@ -62,7 +62,8 @@ def plain_write(mixture: Mixture, folder: Path) -> None:
 def benchmark(work: Path, talkers: int, number: int, repeats: int) -> list[dict]:
     """Return the rows for mixtures of so many talkers."""
     sources = make_sources(work / "train", 400)
-    config = SimulationConfig.parse({"source": "train", "num_mixtures": {talkers: number}, "overlap": [0.2, 0.6]}, "benchmark")
+    values = {"source": "train", "num_mixtures": {talkers: number}, "overlap": [0.2, 0.6]}
+    config = SimulationConfig.parse(values, "benchmark")
     mixtures = list(draw_mixtures(sources, config, f"mix{talkers}"))
     out = work / f"mix{talkers}"
     write_set(mixtures, config, out)
@@ -80,7 +81,8 @@ def benchmark(work: Path, talkers: int, number: int, repeats: int) -> list[dict]
 
     rows = []
     streamed(reader)
-    for name, ours in (("epoch", lambda: streamed(reader)), ("first pass", lambda: streamed(MixtureReader(out / "mixtures.jsonl")))):
+    for name, ours in (("epoch", lambda: streamed(reader)),
+                       ("first pass", lambda: streamed(MixtureReader(out / "mixtures.jsonl")))):
         seconds = interleaved(ours, plain, repeats)
         rows.append(row(f"{name}, {talkers} talkers, streamed", *(number / s for s in seconds), "mixtures/s"))
 
