@@ -117,7 +117,7 @@ def decode(model_dir: Pathlike, data_dir: Pathlike, config: DecodeConfig, job: i
            transcriber: Optional[Transcriber] = None) -> tuple[list[dict], dict[str, int], dict[str, Any]]:
     """Decode the clips of one job; return SegLST segments, predicted talker counts, and the record of the run.
 
-    The k-th talker of a clip is the speaker ``str(k)``; a segment spans the clip, because serialized CTC gives no times.
+    The k-th talker of a clip is the speaker ``str(k)``; segments have no times, because serialized CTC gives none.
     """
     data_dir = Path(data_dir)
     batches = clip_batches(data_dir, config.batch_size, job, num_jobs)
@@ -137,8 +137,7 @@ def decode(model_dir: Pathlike, data_dir: Pathlike, config: DecodeConfig, job: i
             seconds = len(speech) / run.args.rate
             audio_seconds += seconds
             counts[clip] = count
-            segments += [{"session_id": clip, "speaker": str(k), "start_time": 0.0, "end_time": round(seconds, 3),
-                          "words": text} for k, text in enumerate(talkers)]
+            segments += [{"session_id": clip, "speaker": str(k), "words": text} for k, text in enumerate(talkers)]
     order = Order(**(run.args.order_conf or {}))
     record = {
         "audio_seconds": round(audio_seconds, 3), "wall_seconds": round(wall, 3),
