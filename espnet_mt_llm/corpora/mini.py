@@ -26,9 +26,9 @@ _VERSION = 1  # of the making; another one makes the recordings again
 
 # Voices that whisper, croak or pretend to be robots are left out; voices of one family are in one split.
 VARIANTS = {
-    "train": ("Alex Alicia Andy Annie Denis Diogo Henrique Hugo Marco Mario Michael Mike Nguyen Reed adam "
-              "anika announcer antonio benjamin boris david edward f1 f2 f4 grandma grandpa ian iven john m1 m2 m4 m5 m7 m8 max "
-              "michel miguel norbert pablo pedro quincy rob sandro steph travis zac").split(),
+    "train": ("Alex Alicia Andy Annie Denis Diogo Henrique Hugo Marco Mario Michael Mike Nguyen Reed adam anika "
+              "announcer antonio benjamin boris david edward f1 f2 f4 grandma grandpa ian iven john m1 m2 m4 m5 "
+              "m7 m8 max michel miguel norbert pablo pedro quincy rob sandro steph travis zac").split(),
     "dev": "f5 m6 Gene aunty robert victor".split(),
     "test": "f3 m3 Andrea paul linda gustave Lee belinda".split(),
 }
