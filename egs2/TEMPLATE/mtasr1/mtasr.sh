@@ -100,7 +100,7 @@ unit() { # STAMP FUNCTION ARGUMENTS: one piece of work on ${inputs[@]} that make
     if ${dry_run}; then "$@"; return; fi
     # What does not change results does not belong into the plan: where it runs, and in how many jobs.
     plan=$(printing=true nj=N inference_nj=N num_threads=N ngpu=N train_cmd= cuda_cmd= decode_cmd= python=; "$@")
-    answer=$(${python} -m espnet_mt_llm.bin.check_stamp --done "${stamp}" --plan "${plan}" --force "${force}" \
+    answer=$(${python} -S -m espnet_mt_llm.bin.check_stamp --done "${stamp}" --plan "${plan}" --force "${force}" \
         --inputs "${inputs[@]}" --outputs "${outputs[@]}")
     if [ "${answer%% *}" = skip ]; then
         old=$((old + 1))

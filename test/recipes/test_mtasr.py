@@ -1,0 +1,313 @@
+"""The stage driver's promises, on a recipe of small scripts: order, skipping, resuming, messages, exit codes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DATA_SH = """#!/usr/bin/env bash
+set -euo pipefail
+datadir=data
+lang=en
+nj=1
+debug=false
+colour=red
+. utils/parse_options.sh
+echo "data.sh --lang ${lang} --debug ${debug} --colour ${colour}" >>calls
+if [ -e break_data ]; then mkdir -p "${datadir}/train"; echo "a a.wav" >"${datadir}/train/wav.scp"; exit 4; fi
+mkdir -p "${datadir}/train"
+echo "a a.wav" >"${datadir}/train/wav.scp"
+echo "a hello" >"${datadir}/train/text"
+"""
+RUN_SH = """#!/usr/bin/env bash
+set -euo pipefail
+cd "$(dirname "$0")"
+./mtasr.sh --train_set train_sim --valid_set dev_sim --test_sets "test_2mix" --nj 2 --python ./python "$@"
+"""
+STAGES = ["data", "simulate", "clips", "tokens", "train", "decode", "score", "results", "pack"]
+
+
+class Recipe:
+    """A recipe in a temporary repository, whose Python commands are those of fake_bins.py."""
+
+    def __init__(self, root: Path) -> None:
+        """Use the recipe below ``root``."""
+        self.path = root / "egs2/fake/mtasr1"
+        self.environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def make(self, repository: Path, root: Path) -> None:
+        """Make the recipe."""
+        self.path.mkdir(parents=True)
+        for link, target in [("espnet_mt_llm", "espnet_mt_llm"), ("egs2/TEMPLATE", "egs2/TEMPLATE")]:
+            (root / link).symlink_to(repository / target)
+        (self.path / "utils").mkdir()
+        for name in ("run.py", "slurm.py", "parse_options.sh"):
+            (self.path / "utils" / name).symlink_to(repository / "utils" / name)
+        for name in ("mtasr.sh", "path.sh", "cmd.sh"):
+            (self.path / name).symlink_to(Path("../../TEMPLATE/mtasr1") / name)
+        fakes = Path(__file__).parent / "fake_bins.py"
+        self.script("utils/validate_data_dir.sh", '#!/bin/sh\necho "validate $*" >>calls\n')
+        self.script("local/data.sh", DATA_SH)
+        self.script("run.sh", RUN_SH)
+        self.script("python", f'#!/bin/sh\ncase $* in *.check_stamp*) exec {sys.executable} "$@" ;; esac\n'
+                              f'shift\nexec {sys.executable} -S {fakes} "$@"\n')
+        self.write("db.sh", "CORPUS=${CORPUS:-downloads/corpus}\n")
+        self.write("conf/simulate.yaml", "train_sim: {}\ndev_sim: {}\ntest_2mix: {}\n")
+        self.write("conf/sctc/01_sctc_first.yaml", "lr: 1\n")
+        self.write("conf/decode_sctc.yaml", "beam: 1\n")
+        self.write("conf/slurm.conf", (repository / "egs2/TEMPLATE/mtasr1/conf/slurm.conf").read_text())
+
+    def write(self, name: str, text: str) -> None:
+        """Write one of the recipe's files."""
+        (self.path / name).parent.mkdir(exist_ok=True, parents=True)
+        (self.path / name).write_text(text)
+
+    def script(self, name: str, text: str) -> None:
+        """Write an executable file."""
+        self.write(name, text)
+        (self.path / name).chmod(0o755)
+
+    def start(self, *words: str, **variables: str) -> subprocess.Popen:
+        """Start run.sh."""
+        return subprocess.Popen([self.path / "run.sh", *words], cwd="/", env={**self.environment, **variables}, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, *words: str, code: int = 0, **variables: str) -> str:
+        """Run run.sh to its end; return what it printed."""
+        process = self.start(*words, **variables)
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == code, out + err
+        return out + err
+
+    def calls(self) -> list:
+        """Return the commands since the last call of this method: their first words."""
+        path = self.path / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.write_text("")
+        self.lines = lines
+        return [line.split()[0] for line in lines]
+
+
+@pytest.fixture
+def recipe(repository: Path, tmp_path: Path) -> Recipe:
+    """A recipe in which nothing has run."""
+    made = Recipe(tmp_path)
+    made.make(repository, tmp_path)
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished_root(repository: Path, tmp_path_factory) -> Path:
+    """A repository with a recipe in which everything has run, to be copied."""
+    root = tmp_path_factory.mktemp("finished")
+    made = Recipe(root)
+    made.make(repository, root)
+    made.run()
+    made.calls()
+    return root
+
+
+@pytest.fixture
+def finished(finished_root: Path, tmp_path: Path) -> Recipe:
+    """A recipe in which everything has run."""
+    shutil.copytree(finished_root, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return Recipe(tmp_path)
+
+
+def test_all_stages_run_once_in_order_and_are_skipped_afterwards(recipe: Recipe) -> None:
+    shown = recipe.run()
+    assert recipe.calls() == ["data.sh", "validate", "draw_mixtures", "write_mixtures", "write_mixtures", "write_mixtures",
+                              "write_mixtures", "validate", *["validate", "make_clips", "make_clips", "merge_clips"] * 3,
+                              "make_token_list", "train_sctc", "decode_sctc", "decode_sctc", "merge_decode",
+                              "score_decode", "make_results", "pack_model"]
+    assert not (recipe.path / "data/train_sim/audio").exists(), "a streamed set has no audio"
+    for stage in STAGES:
+        assert f"({stage}): done in" in shown
+    assert f"{recipe.path}/exp/results.html" in shown
+    again = recipe.run()
+    assert recipe.calls() == []
+    for stage in STAGES:
+        assert again.count(f"({stage}): nothing changed, skipped") == 1
+
+
+@pytest.mark.parametrize("words, names", [
+    (("--stop_stage", "2"), ["data", "simulate"]),
+    (("--stage", "clips", "--stop_stage", "tokens"), ["clips", "enroll", "tokens"]),
+    (("--stage", "6", "--stop_stage", "train"), ["train"]),
+    (("--stage", "score"), ["score", "results", "pack"]),
+    (("--skip_train", "true", "--skip_eval", "true", "--skip_packing", "true"), ["data", "simulate", "clips", "enroll", "tokens"]),
+    (("--skip_data_prep", "true", "--skip_eval", "true"), ["train", "pack"]),
+])
+def test_stages_are_chosen_by_name_number_or_skipped(recipe: Recipe, words: tuple, names: list) -> None:
+    shown = recipe.run("--dry_run", "true", *words)
+    assert [line.split()[-1] for line in shown.splitlines() if line.startswith("# stage")] == names
+
+
+def test_dry_run_prints_the_commands_and_makes_nothing(recipe: Recipe) -> None:
+    before = sorted(recipe.path.rglob("*"))
+    shown = recipe.run("--dry_run", "true")
+    assert sorted(recipe.path.rglob("*")) == before
+    for part in ("# stage 1: data", "local/data.sh", "bin.make_clips --data_dir data/train_sim --out_dir dump/train_sim",
+                 "utils/run.py --gpu 0", "bin.train_sctc --config conf/sctc/01_sctc_first.yaml", "bin.decode_sctc",
+                 "bin.score_decode --ref dump/test_2mix --hyp exp/sctc/01_sctc_first/decode_sctc/test_2mix --unit word",
+                 "bin.make_results", "bin.pack_model"):
+        assert part in shown
+
+
+def test_a_changed_configuration_trains_anew_and_keeps_the_old_model(finished: Recipe) -> None:
+    finished.write("conf/sctc/01_sctc_first.yaml", "lr: 2\n")
+    shown = finished.run()
+    # The scores are what they were, so the page stays.
+    assert finished.calls() == ["train_sctc", "decode_sctc", "decode_sctc", "merge_decode", "score_decode", "pack_model"]
+    assert "conf/sctc/01_sctc_first.yaml changed, runs again" in shown
+    assert (finished.path / "exp/sctc/01_sctc_first/checkpoint").read_text() == "epoch\n" * 3
+    assert [p.read_text() for p in finished.path.glob("exp/.old/*/sctc/01_sctc_first/checkpoint")] == ["epoch\n" * 3]
+    finished.write("conf/sctc/01_sctc_first.yaml", "lr: 3\n")
+    finished.run("--stop_stage", "train", "--on_change", "resume")
+    assert (finished.path / "exp/sctc/01_sctc_first/checkpoint").read_text() == "epoch\n" * 6
+
+
+def test_a_later_step_follows_the_earlier_one(recipe: Recipe) -> None:
+    recipe.write("conf/sctc/02_sctc_second.yaml", "lr: 1\n")
+    recipe.run("--stop_stage", "decode")
+    decode = recipe.calls().index("decode_sctc")
+    assert "--model_dir exp/sctc/02_sctc_second" in recipe.lines[decode]
+    recipe.write("conf/sctc/02_sctc_second.yaml", "lr: 2\n")
+    recipe.run("--stop_stage", "train")
+    assert recipe.calls() == ["train_sctc"]
+    recipe.write("conf/sctc/01_sctc_first.yaml", "lr: 2\n")
+    recipe.run("--stop_stage", "train")
+    assert recipe.calls() == ["train_sctc", "train_sctc"]
+
+
+def test_changed_data_run_everything_behind_them(finished: Recipe) -> None:
+    finished.script("local/data.sh", DATA_SH.replace("hello", "bye"))
+    finished.run()
+    calls = finished.calls()
+    assert calls[0] == "data.sh" and calls.count("make_clips") == 6 and calls[-1] == "pack_model"
+    finished.run(CORPUS="/elsewhere")
+    assert finished.calls()[:2] == ["data.sh", "validate"], "another corpus in the environment is another input"
+
+
+def test_more_jobs_or_another_backend_change_nothing(finished: Recipe) -> None:
+    finished.run("--nj", "3", "--inference_nj", "1", "--num_threads", "1")
+    assert finished.calls() == []
+
+
+def test_force_runs_again(finished: Recipe) -> None:
+    finished.run("--stage", "tokens", "--stop_stage", "tokens", "--force", "true")
+    assert finished.calls() == ["make_token_list"]
+
+
+def test_what_was_removed_is_made_again(finished: Recipe) -> None:
+    shutil.rmtree(finished.path / "dump/test_2mix")
+    shutil.rmtree(finished.path / "exp/sctc/01_sctc_first/decode_sctc")
+    shown = finished.run()
+    assert finished.calls() == ["validate", "make_clips", "make_clips", "merge_clips", "decode_sctc", "decode_sctc",
+                                "merge_decode", "score_decode"]
+    assert "dump/test_2mix/supervision is missing, runs again" in shown
+
+
+@pytest.mark.parametrize("stage, needs, maker", [
+    ("simulate", "data", "data"), ("clips", "data/train_sim/wav.scp", "simulate"), ("tokens", "dump/train_sim/supervision", "clips"),
+    ("train", "dump/train_sim/supervision", "clips"), ("decode", "exp/sctc/01_sctc_first", "train"),
+    ("score", "exp/sctc/01_sctc_first/decode_sctc/test_2mix/hyp.seglst.json", "decode"),
+    ("results", "exp/sctc/01_sctc_first/decode_sctc/test_2mix/score.json", "score"), ("pack", "exp/sctc/01_sctc_first", "train"),
+])
+def test_a_stage_before_its_inputs_names_the_stage_to_run(recipe: Recipe, stage: str, needs: str, maker: str) -> None:
+    shown = recipe.run("--stage", stage, code=1)
+    assert f"stage {stage} needs {needs}, which is not there; run stage" in shown
+    assert f"({maker}) first: ./run.sh --stage {maker} --stop_stage {maker}" in shown
+    assert recipe.calls() == []
+
+
+def test_a_stage_that_stopped_half_way_is_not_used_and_runs_again(recipe: Recipe) -> None:
+    (recipe.path / "break_data").touch()
+    shown = recipe.run(code=4)
+    assert "stopped in stage data (exit code 4)" in shown
+    (recipe.path / "conf/simulate.yaml").unlink()
+    shown = recipe.run("--stage", "clips", "--train_set", "train", code=1)
+    assert "data/train/wav.scp, which is not finished; run stage 1 (data) first" in shown
+    (recipe.path / "break_data").unlink()
+    shown = recipe.run("--stop_stage", "data")
+    assert "data: was stopped before it ended, runs again" in shown
+
+
+def test_a_failing_training_propagates_its_code_and_shows_its_log(recipe: Recipe) -> None:
+    recipe.write("conf/sctc/01_sctc_first.yaml", "fail: 1\n")
+    shown = recipe.run(code=3)
+    assert "loss is not finite" in shown and "--pick failed" in shown and "stopped in stage train (exit code 3)" in shown
+    assert "decode_sctc" not in recipe.calls()
+
+
+def test_a_killed_training_takes_its_job_along_and_resumes(recipe: Recipe) -> None:
+    recipe.write("conf/sctc/01_sctc_first.yaml", "slow: 1\n")
+    process = recipe.start()
+    checkpoint = recipe.path / "exp/sctc/01_sctc_first/checkpoint"
+    deadline = time.monotonic() + 30
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # run.sh is bash that waits for mtasr.sh: the driver itself is its child.
+    driver = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(driver, signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGKILL
+    log = recipe.path / "exp/sctc/01_sctc_first/train.log"
+    while "# Ended (code 143)" not in log.read_text():
+        assert time.monotonic() < deadline, "the training outlived its driver"
+        time.sleep(0.05)
+    (recipe.path / "go").touch()
+    shown = recipe.run("--stage", "train", "--stop_stage", "train")
+    assert "was stopped before it ended, runs again" in shown
+    assert checkpoint.read_text() == "epoch\n" * 4, "one epoch before, three after: the checkpoint was kept"
+
+
+def test_debug_and_another_language_have_their_own_files(recipe: Recipe) -> None:
+    recipe.run("--debug", "true", "--lang", "zh", "--local_data_opts", "--colour blue")
+    calls = recipe.calls()
+    assert "data.sh --lang zh --debug true --colour blue" == recipe.lines[0]
+    assert "--token_type char" in recipe.lines[calls.index("make_token_list")]
+    assert "--unit char --profile zh_char" in recipe.lines[calls.index("score_decode")]
+    assert "--debug true" in recipe.lines[calls.index("train_sctc")]
+    for name in ("data/train", "dump/train_sim", "exp/results.html", "README.md", "results.json"):
+        assert (recipe.path / "debug/zh" / name).exists()
+    assert not any((recipe.path / name).exists() for name in ("data", "dump", "exp", "README.md"))
+    assert "--stage data --stop_stage data --debug true --lang zh" in \
+        recipe.run("--debug", "true", "--lang", "zh", "--stage", "simulate", "--datadir", "other", code=1)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--stagee", "3"], "unknown option --stagee; did you mean --stage?"),
+    (["--stage", "trian"], "--stage trian: no such stage; stages: data simulate"),
+    (["--stage", "train", "--stop_stage", "data"], "--stage train comes after --stop_stage data"),
+    (["--stage", "11"], "stages are 1 to 10"),
+    (["--system", "dual"], "systems of this recipe: sctc/"),
+    (["--debug", "yes"], "--debug yes: expected true or false"),
+    (["--on_change", "ask"], "use restart or resume"),
+    (["--cmd_backend", "sge"], "cmd_backend=sge is not known"),
+    (["--inference_config", "conf/none.yaml", "--stage", "score", "--stop_stage", "score"], "needs exp/sctc"),
+    (["extra"], "'extra' is no option"),
+    (["--train_set", ""], "--train_set is not set"),
+])
+def test_mistakes_are_explained(recipe: Recipe, words: list, message: str) -> None:
+    assert message in recipe.run(*words, code=1)
+    assert recipe.calls() == []
+
+
+def test_a_step_of_an_unknown_task(recipe: Recipe) -> None:
+    recipe.write("conf/sctc/02_nothing_here.yaml", "")
+    assert "no task is called so; name it NN_<task>_<what>.yaml, tasks:" in recipe.run(code=1)
+
+
+def test_through_slurm(recipe: Recipe, slurm: dict) -> None:
+    recipe.run("--cmd_backend", "slurm", **slurm)
+    assert recipe.calls().count("write_mixtures") == 4
+    assert (recipe.path / "exp/sctc/01_sctc_first/q/train.sh").exists()
+    recipe.write("conf/sctc/01_sctc_first.yaml", "fail: 1\n")
+    shown = recipe.run(code=3, cmd_backend="slurm", **slurm)
+    assert "loss is not finite" in shown and "utils/slurm.py --pick failed" in shown
