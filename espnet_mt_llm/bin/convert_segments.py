@@ -11,8 +11,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", nargs="+", required=True, help="files, or data directories")
     parser.add_argument("--output", required=True, help="file or data directory to write")
-    parser.add_argument("--input_format", choices=sorted(FORMATS), help="default: by the suffix; a directory is a data dir")
-    parser.add_argument("--output_format", choices=sorted(FORMATS), help="default: by the suffix; no suffix is a data dir")
+    parser.add_argument(
+        "--input_format", choices=sorted(FORMATS), help="default: by the suffix; a directory is a data dir"
+    )
+    parser.add_argument(
+        "--output_format", choices=sorted(FORMATS), help="default: by the suffix; no suffix is a data dir"
+    )
     parser.add_argument("--wav_scp", help="audio of the sessions; needed to write a data dir")
     return parser
 

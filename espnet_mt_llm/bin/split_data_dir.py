@@ -11,10 +11,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data_dir", help="data directory")
     parser.add_argument("parts", type=int, help="how many parts")
-    parser.add_argument("--by", default="rec", choices=["rec", "spk", "utt"], help="what stays together (default: %(default)s)")
+    parser.add_argument(
+        "--by", default="rec", choices=["rec", "spk", "utt"], help="what stays together (default: %(default)s)"
+    )
     parser.add_argument("--per-utt", dest="by", action="store_const", const="utt", help="Kaldi's name of --by utt")
     parser.add_argument("--per-reco", dest="by", action="store_const", const="rec", help="Kaldi's name of --by rec")
-    parser.add_argument("--out_dir", help="folder of the parts 1, 2 … (default: <data_dir>/split<parts>reco, …utt or just split<parts>)")
+    parser.add_argument(
+        "--out_dir", help="folder of the parts 1, 2 … (default: <data_dir>/split<parts>reco, …utt or just split<parts>)"
+    )
     return parser
 
 

@@ -11,7 +11,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scp", help="file to split, - for standard input")
     parser.add_argument("out", nargs="*", help="files to write")
-    parser.add_argument("-j", dest="job", nargs=2, type=int, metavar=("PARTS", "JOB"), help="write one part, JOB counts from 0")
+    parser.add_argument(
+        "-j", dest="job", nargs=2, type=int, metavar=("PARTS", "JOB"), help="write one part, JOB counts from 0"
+    )
     parser.add_argument("--one-based", "--one_based", action="store_true", help="JOB counts from 1")
     parser.add_argument("--utt2spk", help="keep the utterances of a speaker together")
     return parser

@@ -19,7 +19,9 @@ def get_parser() -> argparse.ArgumentParser:
     """Declare the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", help="data directory")
-    parser.add_argument("count_and_target", nargs="+", metavar="[count] target", help="how many, and the directory to write")
+    parser.add_argument(
+        "count_and_target", nargs="+", metavar="[count] target", help="how many, and the directory to write"
+    )
     ways = parser.add_mutually_exclusive_group()
     for way in WAYS:
         ways.add_argument(f"--{way.replace('_', '-')}", dest="how", action="store_const", const=way, help=WAYS[way])
@@ -43,8 +45,15 @@ def main() -> None:
     if len(args.count_and_target) != (1 if by_list else 2):
         parser.error("expected <source> <target> with a list, <source> <count> <target> without")
     count = None if by_list else _count(parser, args.count_and_target[0])
-    kept = subset(args.source, args.count_and_target[-1], count=count, how=args.how or "spread", utt_list=args.utt_list,
-                  spk_list=args.spk_list, rec_list=args.rec_list)
+    kept = subset(
+        args.source,
+        args.count_and_target[-1],
+        count=count,
+        how=args.how or "spread",
+        utt_list=args.utt_list,
+        spk_list=args.spk_list,
+        rec_list=args.rec_list,
+    )
     print(f"{args.count_and_target[-1]}: {kept} utterances")
 
 

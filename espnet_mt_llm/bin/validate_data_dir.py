@@ -26,8 +26,14 @@ def main() -> None:
     args = get_parser().parse_args()
     failed = 0
     for data_dir in args.data_dir:
-        problems = validate(data_dir, audio=args.audio, rate=args.rate, text=not args.no_text, wav=not args.no_wav,
-                            speaker_prefix=not args.no_spk_sort)
+        problems = validate(
+            data_dir,
+            audio=args.audio,
+            rate=args.rate,
+            text=not args.no_text,
+            wav=not args.no_wav,
+            speaker_prefix=not args.no_spk_sort,
+        )
         failed += bool(problems)
         for problem in problems:
             print(problem)

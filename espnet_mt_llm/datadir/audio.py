@@ -142,7 +142,12 @@ def to_int16(samples: np.ndarray, name: Pathlike = "audio") -> np.ndarray:
     scaled = np.rint(samples * np.float32(32768))
     # Only the step from 1.0 to the largest 16-bit number is taken without a word.
     if len(scaled) and not (-32768 <= scaled.min() and scaled.max() <= 32768):
-        raise at(name, None, f"samples up to {np.abs(samples).max():.3f} of full scale would be clipped", "scale them down first")
+        raise at(
+            name,
+            None,
+            f"samples up to {np.abs(samples).max():.3f} of full scale would be clipped",
+            "scale them down first",
+        )
     return np.minimum(scaled, 32767).astype(np.int16)
 
 
@@ -157,7 +162,9 @@ def _opened(entry: Pathlike) -> BinaryIO:
     try:
         return open(entry, "rb")
     except FileNotFoundError:
-        raise at(entry, None, "no such audio file", "restore it, or drop the recording: utils/fix_data_dir.sh <data dir>") from None
+        raise at(
+            entry, None, "no such audio file", "restore it, or drop the recording: utils/fix_data_dir.sh <data dir>"
+        ) from None
     except IsADirectoryError:
         raise at(entry, None, "is a directory, not an audio file", "correct wav.scp") from None
 
@@ -188,8 +195,10 @@ def _run(entry: str) -> bytes:
     ran = subprocess.run(["bash", "-o", "pipefail", "-c", script], stdin=subprocess.DEVNULL, capture_output=True)
     if ran.returncode:
         said = ran.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise UserError(f"`{entry}`: the command exited with {ran.returncode}{': ' + said[-1] if said else ''}; "
-                        "run it by hand to see why")
+        raise UserError(
+            f"`{entry}`: the command exited with {ran.returncode}{': ' + said[-1] if said else ''}; "
+            "run it by hand to see why"
+        )
     return ran.stdout
 
 
@@ -239,8 +248,12 @@ def _riff_chunks(f: BinaryIO, name: str) -> Optional[_Wav]:
 def _span(found: AudioInfo, start: Optional[float], end: Optional[float], name: str) -> tuple[int, int]:
     """Turn seconds into sample numbers, after the checks that every reader needs."""
     if found.channels != 1:
-        raise at(name, None, f"has {found.channels} channels, one is expected",
-                 f"choose one in wav.scp, e.g. `sox {name} -t wav - remix 1 |`")
+        raise at(
+            name,
+            None,
+            f"has {found.channels} channels, one is expected",
+            f"choose one in wav.scp, e.g. `sox {name} -t wav - remix 1 |`",
+        )
     if found.frames <= 0:
         raise _empty(name)
     first = 0 if start is None else round(start * found.rate)
@@ -249,8 +262,12 @@ def _span(found: AudioInfo, start: Optional[float], end: Optional[float], name: 
     if last == found.frames + 1:
         last = found.frames
     if not 0 <= first < last <= found.frames:
-        raise at(name, None, f"the span {start or 0:g}–{last / found.rate:g} s is not inside the recording of {found.duration:g} s",
-                 "correct segments, or cut them: utils/fix_data_dir.sh <data dir>")
+        raise at(
+            name,
+            None,
+            f"the span {start or 0:g}–{last / found.rate:g} s is not inside the recording of {found.duration:g} s",
+            "correct segments, or cut them: utils/fix_data_dir.sh <data dir>",
+        )
     return first, last
 
 

@@ -14,7 +14,17 @@ import numpy as np
 from espnet_mt_llm.common import Pathlike, UserError, at, nearest, progress
 from espnet_mt_llm.datadir.audio import AudioInfo, info, is_pipe, read_audio, write_audio
 from espnet_mt_llm.datadir.kaldi import (
-    OVERSHOOT, DataDir, Utterance, format_seconds, is_signal, key_of, read_table, spk2utt_of, write_map, write_table)
+    OVERSHOOT,
+    DataDir,
+    Utterance,
+    format_seconds,
+    is_signal,
+    key_of,
+    read_table,
+    spk2utt_of,
+    write_map,
+    write_table,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +51,10 @@ def whole(utterances: Sequence[Utterance], duration: float, max_clip: float) -> 
         UserError: the recording is longer than ``max_clip`` seconds.
     """
     if duration > max_clip:
-        raise UserError(f"lasts {duration:.1f} s, more than the {max_clip:g} s of a clip; cut it: --policy utterance_group, "
-                        "or allow it: --max_clip")
+        raise UserError(
+            f"lasts {duration:.1f} s, more than the {max_clip:g} s of a clip; cut it: --policy utterance_group, "
+            "or allow it: --max_clip"
+        )
     return [(0.0, duration)]
 
 
@@ -84,8 +96,16 @@ POLICIES: dict[str, Callable[[Sequence[Utterance], float, float], list[Span]]] =
 }
 
 
-def make_clips(data_dir: Pathlike, out_dir: Pathlike, *, policy: str = "whole", max_clip: float = 50.0,
-               rate: int = 16000, job: int = 1, num_jobs: int = 1) -> list[Clip]:
+def make_clips(
+    data_dir: Pathlike,
+    out_dir: Pathlike,
+    *,
+    policy: str = "whole",
+    max_clip: float = 50.0,
+    rate: int = 16000,
+    job: int = 1,
+    num_jobs: int = 1,
+) -> list[Clip]:
     """Cut the sessions of ``data_dir`` and write a dump dir.
 
     A clip that is a whole mono recording at ``rate`` is referenced; every other one is written, resampled, as
@@ -105,7 +125,7 @@ def make_clips(data_dir: Pathlike, out_dir: Pathlike, *, policy: str = "whole", 
         raise UserError(f"job {job} of {num_jobs}: jobs count from 1 to num_jobs")
     data, out = DataDir.read(data_dir), Path(out_dir)
     source = _Source(data, out, rate)
-    by_rec: dict[str, list[Utterance]] = {rec: [] for rec in sorted(data.wav)[job - 1::num_jobs]}
+    by_rec: dict[str, list[Utterance]] = {rec: [] for rec in sorted(data.wav)[job - 1 :: num_jobs]}
     for u in data.utterances:
         if u.rec in by_rec:
             by_rec[u.rec].append(u)
@@ -142,8 +162,15 @@ def merge_clips(out_dir: Pathlike, num_jobs: int) -> None:
 def supervision(clip: Clip) -> str:
     """Write the segments of a clip as one line of JSON: times in seconds from the begin of the clip, by start time."""
     length = clip.end - clip.start
-    segments = [{"spk": u.spk, "start": round(min(max(u.start - clip.start, 0.0), length), 3),
-                 "end": round(min(u.end - clip.start, length), 3), "text": u.text} for u in clip.utterances]
+    segments = [
+        {
+            "spk": u.spk,
+            "start": round(min(max(u.start - clip.start, 0.0), length), 3),
+            "end": round(min(u.end - clip.start, length), 3),
+            "text": u.text,
+        }
+        for u in clip.utterances
+    ]
     segments.sort(key=lambda s: (s["start"], s["spk"], s["end"]))
     return json.dumps(segments, ensure_ascii=False, separators=(",", ":"))
 
@@ -188,20 +215,33 @@ def _names(source: _Source) -> list[str]:
     return names + (["mixtures.jsonl"] if source.manifest else [])
 
 
-def _cut(data: DataDir, rec: str, utterances: list[Utterance], duration: float, policy: str,
-         max_clip: float) -> Iterable[Clip]:
+def _cut(
+    data: DataDir, rec: str, utterances: list[Utterance], duration: float, policy: str, max_clip: float
+) -> Iterable[Clip]:
     for u in utterances:
         if u.start >= duration or u.end > duration + OVERSHOOT:
-            raise at(data.path / "segments", None, f"'{u.utt}' ends at {u.end:g} s but '{rec}' at {duration:g} s",
-                     f"repair: utils/fix_data_dir.sh {data.path}")
+            raise at(
+                data.path / "segments",
+                None,
+                f"'{u.utt}' ends at {u.end:g} s but '{rec}' at {duration:g} s",
+                f"repair: utils/fix_data_dir.sh {data.path}",
+            )
     try:
         spans = POLICIES[policy](utterances, duration, max_clip)
     except UserError as e:
         raise at(data.path, None, f"the recording '{rec}' {e}") from None
     for start, end in spans:
         if end - start > max_clip:
-            log.warning("%s: %s from %.2f to %.2f s is a clip of %.1f s: people overlap all the time, there is no pause "
-                        "to cut at within %g s", data.path, rec, start, end, end - start, max_clip)
+            log.warning(
+                "%s: %s from %.2f to %.2f s is a clip of %.1f s: people overlap all the time, there is no pause "
+                "to cut at within %g s",
+                data.path,
+                rec,
+                start,
+                end,
+                end - start,
+                max_clip,
+            )
         inside = [u for u in utterances if start <= u.start < end]
         name = rec if (start, end) == (0.0, duration) else f"{rec}-{round(start * 100):07d}-{round(end * 100):07d}"
         yield Clip(name, rec, start, end, inside)
@@ -216,9 +256,14 @@ def _lines(clip: Clip, source: _Source) -> dict[str, str]:
             values["mixtures.jsonl"] = source.manifest[clip.rec]
     else:
         samples, values = _write_signals(clip, source)
-    return {**values, "utt2spk": clip.id, "utt2dur": format_seconds(samples / source.rate),
-            "utt2num_samples": str(samples), "utt2num_spk": str(len({u.spk for u in clip.utterances})),
-            "supervision": supervision(clip)}
+    return {
+        **values,
+        "utt2spk": clip.id,
+        "utt2dur": format_seconds(samples / source.rate),
+        "utt2num_samples": str(samples),
+        "utt2num_spk": str(len({u.spk for u in clip.utterances})),
+        "supervision": supervision(clip),
+    }
 
 
 def _write_signals(clip: Clip, source: _Source) -> tuple[int, dict[str, str]]:
@@ -227,11 +272,15 @@ def _write_signals(clip: Clip, source: _Source) -> tuple[int, dict[str, str]]:
     first, last = round(clip.start * found.rate), min(round(clip.end * found.rate), found.frames)
     samples = -(-(last - first) * source.rate // found.rate)
     entries = {name: table[clip.rec] for name, table in source.signals.items() if clip.rec in table}
-    paths = {name: source.out / "audio" / (f"{clip.id}.flac" if name == "wav.scp" else f"{Path(name).stem}/{clip.id}.flac")
-             for name in entries}
+    paths = {
+        name: source.out / "audio" / (f"{clip.id}.flac" if name == "wav.scp" else f"{Path(name).stem}/{clip.id}.flac")
+        for name in entries
+    }
     if not all(_fresh(paths[name], entries[name], source, samples) for name in entries):
-        signals = {name: _resampled(entry, first / found.rate, last / found.rate, found.rate, source.rate)
-                   for name, entry in entries.items()}
+        signals = {
+            name: _resampled(entry, first / found.rate, last / found.rate, found.rate, source.rate)
+            for name, entry in entries.items()
+        }
         peak = max(float(np.abs(signal).max(initial=0.0)) for signal in signals.values())
         if peak > 1:
             log.warning("%s: scaled by %.4f, because resampling went beyond full scale", clip.id, 1 / peak)

@@ -47,8 +47,13 @@ def format_of(path: Pathlike, is_input: bool = True) -> str:
     raise at(path, None, "the format is not known by the suffix", f"name it, one of: {', '.join(FORMATS)}")
 
 
-def convert(inputs: Sequence[Pathlike], output: Pathlike, input_format: Optional[str] = None,
-            output_format: Optional[str] = None, wav_scp: Optional[Pathlike] = None) -> int:
+def convert(
+    inputs: Sequence[Pathlike],
+    output: Pathlike,
+    input_format: Optional[str] = None,
+    output_format: Optional[str] = None,
+    wav_scp: Optional[Pathlike] = None,
+) -> int:
     """Read all inputs and write them as one output; return the number of segments.
 
     Raises:

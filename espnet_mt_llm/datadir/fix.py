@@ -41,8 +41,12 @@ def fix(path: Pathlike, *, audio: Optional[bool] = None) -> list[str]:
         _cut_segments(tables, durations, changes.append)
     fixed = _intersect(tables, changes.append)
     if not fixed["utt2spk"]:
-        raise at(path, None, "no utterance would be left, so nothing was changed: " + "; ".join(changes[:3]),
-                 "is the corpus where wav.scp says? do the files belong together?")
+        raise at(
+            path,
+            None,
+            "no utterance would be left, so nothing was changed: " + "; ".join(changes[:3]),
+            "is the corpus where wav.scp says? do the files belong together?",
+        )
     before = {f.name: f.read_bytes() for f in path.iterdir() if key_of(f.name) and f.is_file()}
     backup = path / ".backup"
     backup.mkdir(exist_ok=True)

@@ -16,17 +16,23 @@ OVERSHOOT = 0.1
 
 # What the first column of each file of a data directory names.
 _KEYS = (
-    ("rec", r"wav\.scp|reco2dur|reco2file_and_channel|(spk|noise|dereverb)\d+\.scp|enroll_spk\d+\.scp|text_spk\d+"
-            r"|utt2num_spk|mixtures\.jsonl"),
-    ("utt", r"segments|utt2spk|text|utt2dur|utt2num_samples|utt2num_frames|utt2category|utt2lang|utt2uniq"
-            r"|feats\.scp|vad\.scp|supervision"),
+    (
+        "rec",
+        r"wav\.scp|reco2dur|reco2file_and_channel|(spk|noise|dereverb)\d+\.scp|enroll_spk\d+\.scp|text_spk\d+"
+        r"|utt2num_spk|mixtures\.jsonl",
+    ),
+    (
+        "utt",
+        r"segments|utt2spk|text|utt2dur|utt2num_samples|utt2num_frames|utt2category|utt2lang|utt2uniq"
+        r"|feats\.scp|vad\.scp|supervision",
+    ),
     ("spk", r"spk2utt|spk2gender|cmvn\.scp|enroll\.scp"),
 )
 _STANDARD = ("wav.scp", "segments", "utt2spk", "spk2utt", "text", "reco2dur")
 
 
 def key_of(name: str) -> Optional[str]:
-    """Return what the first column of the file ``name`` holds: ``rec``, ``utt``, ``spk``, or None for an unknown file."""
+    """Return what the first column of a file holds: ``rec``, ``utt`` or ``spk``; None for an unknown file."""
     for kind, pattern in _KEYS:
         if re.fullmatch(pattern, name):
             return kind
@@ -53,8 +59,12 @@ def read_text(path: Pathlike) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise at(path, raw.count(b"\n", 0, e.start) + 1, f"not UTF-8 (byte 0x{raw[e.start]:02x})",
-                 f"convert it, e.g. from GB18030: iconv -f GB18030 -t UTF-8 {path} > new") from None
+        raise at(
+            path,
+            raw.count(b"\n", 0, e.start) + 1,
+            f"not UTF-8 (byte 0x{raw[e.start]:02x})",
+            f"convert it, e.g. from GB18030: iconv -f GB18030 -t UTF-8 {path} > new",
+        ) from None
 
 
 def read_map(path: Pathlike) -> dict[str, str]:
@@ -116,7 +126,9 @@ def make_utt_id(spk: str, rec: str, start: float, end: float) -> str:
     """
     for what, name in (("speaker", spk), ("recording", rec)):
         if not ID_PATTERN.fullmatch(name):
-            raise UserError(f"the {what} id {name!r} may hold letters, digits and _.- only; rename it in the preparation")
+            raise UserError(
+                f"the {what} id {name!r} may hold letters, digits and _.- only; rename it in the preparation"
+            )
     return f"{spk}-{rec}-{round(start * 100):07d}-{round(end * 100):07d}"
 
 
@@ -179,15 +191,20 @@ class DataDir:
         else:
             spans = {rec: (rec, 0.0, _whole(rec, entry, reco2dur)) for rec, entry in wav.items()}
         utterances = []
-        for number, utt in enumerate(sorted(spans), 1):
+        for utt in sorted(spans):
             rec, start, end = spans[utt]
             if rec not in wav:
-                raise at(path / "segments", None, f"'{utt}' lies in '{rec}', which is not in wav.scp", _repair(path / "x"))
+                raise at(
+                    path / "segments", None, f"'{utt}' lies in '{rec}', which is not in wav.scp", _repair(path / "x")
+                )
             if utt not in utt2spk:
                 raise at(path / "utt2spk", None, f"the utterance '{utt}' is missing", _repair(path / "x"))
             utterances.append(Utterance(utt, rec, utt2spk[utt], start, end, text.get(utt, "")))
-        extra = {f.name: read_table(f) for f in sorted(path.iterdir())
-                 if f.name not in _STANDARD and key_of(f.name) and f.is_file()}
+        extra = {
+            f.name: read_table(f)
+            for f in sorted(path.iterdir())
+            if f.name not in _STANDARD and key_of(f.name) and f.is_file()
+        }
         return cls(path, wav, utterances, reco2dur, extra)
 
     def write(self, path: Pathlike) -> "DataDir":
@@ -202,16 +219,22 @@ class DataDir:
         reco2dur = {rec: _whole(rec, entry, self.reco2dur) for rec, entry in self.wav.items()}
         by_utt = {u.utt: u for u in self.utterances}
         if len(by_utt) != len(self.utterances):
-            raise at(path, None, f"the utterance id '{_twice(u.utt for u in self.utterances)}' occurs twice",
-                     "two utterances of one speaker start and end together: drop one in the preparation")
+            raise at(
+                path,
+                None,
+                f"the utterance id '{_twice(u.utt for u in self.utterances)}' occurs twice",
+                "two utterances of one speaker start and end together: drop one in the preparation",
+            )
         utt2spk = {u.utt: u.spk for u in self.utterances}
         write_map(path / "wav.scp", self.wav)
         write_map(path / "reco2dur", {rec: format_seconds(seconds) for rec, seconds in reco2dur.items()})
         if all(u.utt == u.rec and u.start == 0 and abs(u.end - reco2dur[u.rec]) < 1e-6 for u in self.utterances):
             (path / "segments").unlink(missing_ok=True)
         else:
-            write_map(path / "segments", {u.utt: f"{u.rec} {format_seconds(u.start)} {format_seconds(u.end)}"
-                                          for u in self.utterances})
+            write_map(
+                path / "segments",
+                {u.utt: f"{u.rec} {format_seconds(u.start)} {format_seconds(u.end)}" for u in self.utterances},
+            )
         write_map(path / "text", {u.utt: u.text for u in self.utterances})
         write_map(path / "utt2spk", utt2spk)
         write_map(path / "spk2utt", spk2utt_of(utt2spk))
@@ -221,13 +244,20 @@ class DataDir:
 
     def seglst(self) -> list[dict]:
         """Return the utterances as SegLST segments, by recording and start time."""
-        segments = [{"session_id": u.rec, "speaker": u.spk, "start_time": u.start, "end_time": u.end, "words": u.text}
-                    for u in self.utterances]
+        segments = [
+            {"session_id": u.rec, "speaker": u.spk, "start_time": u.start, "end_time": u.end, "words": u.text}
+            for u in self.utterances
+        ]
         return sorted(segments, key=lambda s: (s["session_id"], s["start_time"], s["end_time"], s["speaker"]))
 
     @classmethod
-    def from_seglst(cls, segments: Iterable[Mapping], wav: Mapping[str, str],
-                    reco2dur: Optional[Mapping[str, float]] = None, path: Pathlike = ".") -> "DataDir":
+    def from_seglst(
+        cls,
+        segments: Iterable[Mapping],
+        wav: Mapping[str, str],
+        reco2dur: Optional[Mapping[str, float]] = None,
+        path: Pathlike = ".",
+    ) -> "DataDir":
         """Build a directory (in memory) from SegLST segments; utterance ids are made by :func:`make_utt_id`."""
         utterances = []
         for s in segments:
@@ -267,7 +297,8 @@ def read_table(path: Pathlike) -> dict[str, str]:
     if Path(path).suffix != ".jsonl":
         return read_map(path)
     table: dict[str, str] = {}
-    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), 1):
+    lines = read_text(path).removesuffix("\n")
+    for number, line in enumerate(lines.split("\n") if lines else (), 1):
         try:
             key = json.loads(line)["id"]
         except (ValueError, KeyError, TypeError):

@@ -71,7 +71,7 @@ def split_scp(lines: Sequence[str], parts: int, utt2spk: Optional[Iterable[str]]
     if utt2spk is None:
         if not 1 <= parts <= len(lines):
             raise UserError(f"cannot split {len(lines)} lines into {parts} parts; ask for 1 to {len(lines)}")
-        return [lines[i * len(lines) // parts:(i + 1) * len(lines) // parts] for i in range(parts)]
+        return [lines[i * len(lines) // parts : (i + 1) * len(lines) // parts] for i in range(parts)]
     speaker = dict(line.split()[:2] for line in utt2spk)
     pairs = []
     for line in lines:

@@ -9,8 +9,17 @@ from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at, progress
 from espnet_mt_llm.datadir.kaldi import (
-    format_seconds, is_signal, key_of, read_map, read_numbers, read_segments, read_table, spk2utt_of, write_map,
-    write_table)
+    format_seconds,
+    is_signal,
+    key_of,
+    read_map,
+    read_numbers,
+    read_segments,
+    read_table,
+    spk2utt_of,
+    write_map,
+    write_table,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +40,9 @@ def read_tables(path: Pathlike) -> Tables:
     for name in ("wav.scp", "utt2spk"):
         if not (path / name).exists():
             raise at(path / name, None, "no such file", "make it in the preparation (stage 1)")
-    tables = {f.name: read_table(f) for f in sorted(path.iterdir())
-              if key_of(f.name) and f.name != "spk2utt" and f.is_file()}
+    tables = {
+        f.name: read_table(f) for f in sorted(path.iterdir()) if key_of(f.name) and f.name != "spk2utt" and f.is_file()
+    }
     places = "segments" if "segments" in tables else "wav.scp"
     for utt in tables["utt2spk"]:
         if utt not in tables[places]:
@@ -78,9 +88,16 @@ def restrict(tables: Tables, utts: Iterable[str]) -> Tables:
     return restricted
 
 
-def subset(path: Pathlike, out: Pathlike, *, count: Optional[int] = None, how: str = "spread",
-           utt_list: Optional[Pathlike] = None, spk_list: Optional[Pathlike] = None,
-           rec_list: Optional[Pathlike] = None) -> int:
+def subset(
+    path: Pathlike,
+    out: Pathlike,
+    *,
+    count: Optional[int] = None,
+    how: str = "spread",
+    utt_list: Optional[Pathlike] = None,
+    spk_list: Optional[Pathlike] = None,
+    rec_list: Optional[Pathlike] = None,
+) -> int:
     """Write a part of a data directory, and return the number of its utterances.
 
     Args:
@@ -161,8 +178,16 @@ def _length(tables: Tables, utt: str) -> float:
     return duration(tables["wav.scp"][utt])
 
 
-def copy(path: Pathlike, out: Pathlike, *, utt_prefix: str = "", spk_prefix: str = "", rec_prefix: str = "",
-         utt_suffix: str = "", spk_suffix: str = "") -> None:
+def copy(
+    path: Pathlike,
+    out: Pathlike,
+    *,
+    utt_prefix: str = "",
+    spk_prefix: str = "",
+    rec_prefix: str = "",
+    utt_suffix: str = "",
+    spk_suffix: str = "",
+) -> None:
     """Copy a data directory and rename what is in it, e.g. to combine it with its original.
 
     Without ``segments`` a recording is an utterance, and is renamed with it. A utterance id must still begin with its
@@ -177,8 +202,10 @@ def copy(path: Pathlike, out: Pathlike, *, utt_prefix: str = "", spk_prefix: str
     recs = {rec: f"{rec_prefix}{rec}" for rec in tables["wav.scp"]} if "segments" in tables else utts
     for utt, spk in tables["utt2spk"].items():
         if utt.startswith(spk) and utt != spk and not utts[utt].startswith(spks[spk]):
-            raise UserError(f"{path}: '{utts[utt]}' would not begin with its speaker '{spks[spk]}', and files could not be "
-                            "sorted by both; give --utt-prefix and --spk-prefix the same value")
+            raise UserError(
+                f"{path}: '{utts[utt]}' would not begin with its speaker '{spks[spk]}', and files could not be "
+                "sorted by both; give --utt-prefix and --spk-prefix the same value"
+            )
     new_name = {"utt": utts, "spk": spks, "rec": recs}
     renamed: Tables = {}
     for name, table in tables.items():
@@ -225,8 +252,13 @@ def combine(out: Pathlike, paths: Sequence[Pathlike]) -> None:
         for path, tables in zip(paths, all_tables):
             for key, value in tables.get(name, {}).items():
                 if merged.setdefault(key, value) != value or (key_of(name) == "utt" and key in origin):
-                    raise at(Path(path) / name, None, f"'{key}' is also in {origin[key]}",
-                             f"rename one: utils/copy_data_dir.sh --utt-prefix far- --spk-prefix far- --rec-prefix far- {path} new")
+                    raise at(
+                        Path(path) / name,
+                        None,
+                        f"'{key}' is also in {origin[key]}",
+                        "rename one: utils/copy_data_dir.sh --utt-prefix far- --spk-prefix far- --rec-prefix far- "
+                        f"{path} new",
+                    )
                 origin.setdefault(key, path)
         combined[name] = merged
     write_tables(out, combined)
@@ -235,7 +267,10 @@ def combine(out: Pathlike, paths: Sequence[Pathlike]) -> None:
 def _with_segments(tables: Tables) -> Tables:
     if "segments" in tables:
         return tables
-    return {**tables, "segments": {utt: f"{utt} 0.00 {format_seconds(_length(tables, utt))}" for utt in tables["utt2spk"]}}
+    return {
+        **tables,
+        "segments": {utt: f"{utt} 0.00 {format_seconds(_length(tables, utt))}" for utt in tables["utt2spk"]},
+    }
 
 
 def split(path: Pathlike, parts: int, *, by: str = "rec", out: Optional[Pathlike] = None) -> list[Path]:
@@ -243,7 +278,8 @@ def split(path: Pathlike, parts: int, *, by: str = "rec", out: Optional[Pathlike
 
     Args:
         by: what stays together: ``rec`` (recordings), ``spk`` (speakers) or ``utt`` (nothing).
-        out: folder of the parts ``1`` … ``parts``; default Kaldi's ``<path>/split<parts>``, with ``utt`` or ``reco`` behind.
+        out: folder of the parts ``1`` … ``parts``; default Kaldi's ``<path>/split<parts>``, with ``utt`` or
+            ``reco`` behind.
 
     Raises:
         UserError: fewer units than parts.

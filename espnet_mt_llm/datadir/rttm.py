@@ -24,19 +24,39 @@ def read_rttm(path: Pathlike) -> list[dict]:
         if fields[0] != "SPEAKER":
             continue
         if len(fields) not in (9, 10):
-            raise at(path, number, f"{len(fields)} fields, expected 10: "
-                     "SPEAKER <rec> <chan> <start> <duration> <NA> <NA> <speaker> <NA> <NA>")
+            raise at(
+                path,
+                number,
+                f"{len(fields)} fields, expected 10: "
+                "SPEAKER <rec> <chan> <start> <duration> <NA> <NA> <speaker> <NA> <NA>",
+            )
         start, length = span(path, number, 0, fields[3])[1], span(path, number, 0, fields[4])[1]
         # Rounded, since 0.1 + 0.2 is not 0.3 for a computer and writers have microseconds at most.
-        segments.append({"session_id": fields[1], "speaker": fields[7], "start_time": start,
-                         "end_time": round(start + length, 6), "words": ""})
+        segments.append(
+            {
+                "session_id": fields[1],
+                "speaker": fields[7],
+                "start_time": start,
+                "end_time": round(start + length, 6),
+                "words": "",
+            }
+        )
     return segments
 
 
 def write_rttm(path: Pathlike, segments: Iterable[Mapping]) -> None:
     """Write one line of 10 fields per segment, by recording and time, atomically."""
-    rows = sorted((name_field(path, s, "session_id"), float(s["start_time"]), float(s["end_time"]),
-                   name_field(path, s, "speaker")) for s in segments)
+    rows = sorted(
+        (
+            name_field(path, s, "session_id"),
+            float(s["start_time"]),
+            float(s["end_time"]),
+            name_field(path, s, "speaker"),
+        )
+        for s in segments
+    )
     with atomic_open(path) as f:
         for rec, start, end, spk in rows:
-            f.write(f"SPEAKER {rec} 1 {format_seconds(start)} {format_seconds(end - start)} <NA> <NA> {spk} <NA> <NA>\n")
+            f.write(
+                f"SPEAKER {rec} 1 {format_seconds(start)} {format_seconds(end - start)} <NA> <NA> {spk} <NA> <NA>\n"
+            )

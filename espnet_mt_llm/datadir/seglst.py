@@ -1,4 +1,4 @@
-"""SegLST: a JSON list of segments with session_id, speaker, start_time, end_time and words; also checks shared by STM and RTTM."""
+"""SegLST: a JSON list of segments with session_id, speaker, start_time, end_time, words; and checks that STM shares."""
 
 import json
 from typing import Any, Iterable, Mapping
@@ -28,8 +28,12 @@ def _segment(path: Pathlike, number: int, segment: Any) -> dict:
     for key in ("session_id", "speaker"):
         if key not in segment:
             raise at(path, None, f"segment {number} has no '{key}': {segment!r}")
-    read = {**segment, "session_id": str(segment["session_id"]), "speaker": str(segment["speaker"]),
-            "words": str(segment.get("words", ""))}
+    read = {
+        **segment,
+        "session_id": str(segment["session_id"]),
+        "speaker": str(segment["speaker"]),
+        "words": str(segment.get("words", "")),
+    }
     if "start_time" in segment and "end_time" in segment:
         times = span(path, None, segment["start_time"], segment["end_time"])
         read["start_time"], read["end_time"] = times

@@ -28,16 +28,25 @@ def read_stm(path: Pathlike) -> list[dict]:
         words = " ".join(fields[5].split()) if len(fields) == 6 else ""
         label = _LABEL.match(words)
         if label:
-            words = words[label.end():].strip()
-        segments.append({"session_id": fields[0], "speaker": fields[2], "start_time": start, "end_time": end,
-                         "words": words})
+            words = words[label.end() :].strip()
+        segments.append(
+            {"session_id": fields[0], "speaker": fields[2], "start_time": start, "end_time": end, "words": words}
+        )
     return segments
 
 
 def write_stm(path: Pathlike, segments: Iterable[Mapping]) -> None:
     """Write one line per segment, by recording and time, atomically."""
-    rows = sorted((name_field(path, s, "session_id"), float(s["start_time"]), float(s["end_time"]),
-                   name_field(path, s, "speaker"), " ".join(str(s.get("words", "")).split())) for s in segments)
+    rows = sorted(
+        (
+            name_field(path, s, "session_id"),
+            float(s["start_time"]),
+            float(s["end_time"]),
+            name_field(path, s, "speaker"),
+            " ".join(str(s.get("words", "")).split()),
+        )
+        for s in segments
+    )
     with atomic_open(path) as f:
         for rec, start, end, spk, words in rows:
             f.write(f"{rec} 1 {spk} {format_seconds(start)} {format_seconds(end)} {words}".rstrip() + "\n")

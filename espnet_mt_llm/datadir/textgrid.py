@@ -46,9 +46,9 @@ def read_tiers(path: Pathlike) -> list[Tier]:
             if kind not in ('"IntervalTier"', '"TextTier"'):
                 raise ValueError
             width = 3 if kind == '"IntervalTier"' else 2
-            body = tokens[i + 5:i + 5 + width * size]
-            starts, ends = list(map(float, body[::width])), list(map(float, body[width - 2::width]))
-            tiers.append(Tier(name, width == 2, list(zip(starts, ends, map(_unquoted, body[width - 1::width])))))
+            body = tokens[i + 5 : i + 5 + width * size]
+            starts, ends = list(map(float, body[::width])), list(map(float, body[width - 2 :: width]))
+            tiers.append(Tier(name, width == 2, list(zip(starts, ends, map(_unquoted, body[width - 1 :: width])))))
             if len(body) < width * size:
                 raise IndexError
             i += 5 + width * size
@@ -62,8 +62,8 @@ def read_tiers(path: Pathlike) -> list[Tier]:
 def read_textgrid(path: Pathlike) -> list[dict]:
     """Read the intervals with text as SegLST segments: the file's stem is the session, the tier's name the speaker.
 
-    White space and line breaks inside a text become single spaces. Points have no duration and are left out; an interval
-    with text that ends before it starts is left out with a warning; a start before 0 becomes 0.
+    White space and line breaks inside a text become single spaces. Points have no duration and are left out; an
+    interval with text that ends before it starts is left out with a warning; a start before 0 becomes 0.
     """
     session = Path(path).name.rsplit(".", 1)[0]
     segments = []
@@ -74,10 +74,13 @@ def read_textgrid(path: Pathlike) -> list[dict]:
                 continue
             start = max(start, 0.0) + 0.0  # + 0.0 turns a negative zero into zero
             if end <= start:
-                log.warning("%s: tier %s: left out '%s', which goes from %g to %g s", path, tier.name, words, start, end)
+                log.warning(
+                    "%s: tier %s: left out '%s', which goes from %g to %g s", path, tier.name, words, start, end
+                )
                 continue
-            segments.append({"session_id": session, "speaker": tier.name, "start_time": start, "end_time": end,
-                             "words": words})
+            segments.append(
+                {"session_id": session, "speaker": tier.name, "start_time": start, "end_time": end, "words": words}
+            )
     return segments
 
 
@@ -102,5 +105,10 @@ def _misplaced(path: Pathlike, text: str, index: int) -> Exception:
     """Name the line of the tier, from its first token on, that does not read as one."""
     match = next(islice(_TOKEN.finditer(text), index, None), None)
     line = text.count("\n", 0, match.start() if match else len(text)) + 1
-    return at(path, line, "what begins here is not a tier of intervals or points (class, name, limits, count, then times and "
-              "text in quotes)", "open it in Praat, correct it there and save it as text")
+    return at(
+        path,
+        line,
+        "what begins here is not a tier of intervals or points (class, name, limits, count, then times and "
+        "text in quotes)",
+        "open it in Praat, correct it there and save it as text",
+    )

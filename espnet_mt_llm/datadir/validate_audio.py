@@ -9,11 +9,17 @@ from espnet_mt_llm.datadir.kaldi import read_numbers
 
 if TYPE_CHECKING:
     from espnet_mt_llm.datadir.audio import AudioInfo
-    from espnet_mt_llm.datadir.validate import Report
+    from espnet_mt_llm.datadir.validate_maps import Report
 
 
-def check_audio(report: "Report", recs: Sequence[bytes], lines: Sequence[bytes], numbers: Sequence[int],
-                headers: bool, rate: Optional[int]) -> dict[bytes, float]:
+def check_audio(
+    report: "Report",
+    recs: Sequence[bytes],
+    lines: Sequence[bytes],
+    numbers: Sequence[int],
+    headers: bool,
+    rate: Optional[int],
+) -> dict[bytes, float]:
     """Check the entries of wav.scp.
 
     Args:
@@ -27,7 +33,7 @@ def check_audio(report: "Report", recs: Sequence[bytes], lines: Sequence[bytes],
     durations = _read_durations(report)
     if not headers:
         return durations
-    entries = [line[len(rec):].strip() for rec, line in zip(recs, lines)]
+    entries = [line[len(rec) :].strip() for rec, line in zip(recs, lines)]
     from espnet_mt_llm.datadir.audio import info
 
     found: dict[int, "AudioInfo"] = {}
@@ -36,8 +42,13 @@ def check_audio(report: "Report", recs: Sequence[bytes], lines: Sequence[bytes],
         if entry.endswith("|"):
             program = entry.split()[0]
             if shutil.which(program) is None and "=" not in program:
-                report.add("wav.scp", numbers[i], "audio", f"the program '{program}' of the pipe is not installed",
-                           f"install it, e.g. apt install {program}")
+                report.add(
+                    "wav.scp",
+                    numbers[i],
+                    "audio",
+                    f"the program '{program}' of the pipe is not installed",
+                    f"install it, e.g. apt install {program}",
+                )
         elif entry:
             try:
                 found[i] = info(entry)
@@ -48,15 +59,29 @@ def check_audio(report: "Report", recs: Sequence[bytes], lines: Sequence[bytes],
         rec = recs[i].decode("utf-8", "replace")
         entry = entries[i].decode("utf-8", "replace")
         if header.channels != 1:
-            report.add("wav.scp", numbers[i], "mono", f"{entry} has {header.channels} channels",
-                       f"choose one: `{rec} sox {entry} -t wav - remix 1 |`")
+            report.add(
+                "wav.scp",
+                numbers[i],
+                "mono",
+                f"{entry} has {header.channels} channels",
+                f"choose one: `{rec} sox {entry} -t wav - remix 1 |`",
+            )
         if header.rate != expected:
             others = "" if rate else ", as most others have"
-            report.add("wav.scp", numbers[i], "rate", f"{entry} has {header.rate} Hz, expected {expected} Hz{others}",
-                       f"resample it: `{rec} sox {entry} -t wav -r {expected} - |`")
+            report.add(
+                "wav.scp",
+                numbers[i],
+                "rate",
+                f"{entry} has {header.rate} Hz, expected {expected} Hz{others}",
+                f"resample it: `{rec} sox {entry} -t wav -r {expected} - |`",
+            )
         if abs(durations.get(recs[i], header.duration) - header.duration) > 0.01:
-            report.add("reco2dur", None, "duration", f"'{rec}' has {durations[recs[i]]:g} s here, but its audio "
-                       f"{header.duration:g} s")
+            report.add(
+                "reco2dur",
+                None,
+                "duration",
+                f"'{rec}' has {durations[recs[i]]:g} s here, but its audio {header.duration:g} s",
+            )
     return {**durations, **{recs[i]: header.duration for i, header in found.items()}}
 
 

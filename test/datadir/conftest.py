@@ -44,7 +44,12 @@ def run(repository: Path) -> Callable[..., subprocess.CompletedProcess]:
         path = repository / "utils" / name
         command = [str(path)] if path.exists() else [sys.executable, "-m", f"espnet_mt_llm.bin.{name}"]
         search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return subprocess.run([*command, *map(str, args)], capture_output=True, text=True, input=stdin,
-                              env={**os.environ, "PATH": search, "PYTHONPATH": str(repository), "LC_ALL": "C.UTF-8"})
+        return subprocess.run(
+            [*command, *map(str, args)],
+            capture_output=True,
+            text=True,
+            input=stdin,
+            env={**os.environ, "PATH": search, "PYTHONPATH": str(repository), "LC_ALL": "C.UTF-8"},
+        )
 
     return run_it

@@ -78,7 +78,9 @@ def test_stereo_names_the_repair(tmp_path, suffix):
 @pytest.mark.parametrize("subtype", ["PCM_24", "FLOAT", "ULAW", "PCM_U8"])
 def test_other_wav_encodings(tmp_path, subtype):
     soundfile.write(tmp_path / "a.wav", SAMPLES, 8000, subtype=subtype)
-    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav")[0], soundfile.read(tmp_path / "a.wav", dtype="float32")[0])
+    np.testing.assert_array_equal(
+        read_audio(tmp_path / "a.wav")[0], soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
+    )
     assert info(tmp_path / "a.wav") == AudioInfo(8000, 1, 16000)
 
 

@@ -56,7 +56,10 @@ def test_whole_recordings_are_referenced(data_dir, tmp_path):
     assert read_map(tmp_path / "dump" / "utt2num_spk") == {"A": "2", "B": "2"}
     assert read_map(tmp_path / "dump" / "utt2spk") == read_map(tmp_path / "dump" / "spk2utt") == {"A": "A", "B": "B"}
     lines = read_map(tmp_path / "dump" / "supervision")
-    assert lines["A"] == '[{"spk":"s1","start":0.5,"end":3.333,"text":"one two"},{"spk":"s2","start":2.0,"end":4.0,"text":"three"}]'
+    assert (
+        lines["A"]
+        == '[{"spk":"s1","start":0.5,"end":3.333,"text":"one two"},{"spk":"s2","start":2.0,"end":4.0,"text":"three"}]'
+    )
     assert [s["text"] for s in json.loads(lines["B"])] == ["四 五", "six", "seven"] and "四" in lines["B"]
 
 
@@ -67,8 +70,9 @@ def test_cut_clips_have_the_samples_of_their_span(data_dir, tmp_path):
     for clip in clips:
         expected, _ = read_audio(data.wav[clip.rec], clip.start, clip.end)
         np.testing.assert_array_equal(read_audio(wav[clip.id])[0], expected)
-    assert json.loads(read_map(tmp_path / "dump" / "supervision")["B-0000675-0000825"]) \
-        == [{"spk": "s1", "start": 0.25, "end": 1.25, "text": "seven"}]
+    assert json.loads(read_map(tmp_path / "dump" / "supervision")["B-0000675-0000825"]) == [
+        {"spk": "s1", "start": 0.25, "end": 1.25, "text": "seven"}
+    ]
 
 
 def test_twice_gives_the_same_bytes_and_writes_no_audio_again(data_dir, tmp_path):
@@ -103,8 +107,10 @@ def test_other_rates_are_resampled_and_do_not_clip(tmp_path, caplog):
     time = np.arange(16000) / 8000
     square = np.where(np.sin(2 * np.pi * 200 * time) >= 0, 32767, -32768).astype(np.int16)
     write_audio(tmp_path / "raw" / "r.wav", square, 8000)
-    DataDir.from_seglst([{"session_id": "r", "speaker": "s", "start_time": 0.0, "end_time": 2.0, "words": "x"}],
-                        {"r": str(tmp_path / "raw" / "r.wav")}).write(tmp_path / "data")
+    DataDir.from_seglst(
+        [{"session_id": "r", "speaker": "s", "start_time": 0.0, "end_time": 2.0, "words": "x"}],
+        {"r": str(tmp_path / "raw" / "r.wav")},
+    ).write(tmp_path / "data")
     make_clips(tmp_path / "data", tmp_path / "dump")
     entry = read_map(tmp_path / "dump" / "wav.scp")["r"]
     assert entry == f"{tmp_path}/dump/audio/r.flac" and info(entry).rate == 16000 and info(entry).frames == 32000
@@ -121,22 +127,31 @@ def test_sources_follow_their_mixture(tmp_path):
     one, two = (rng.normal(0, 3000, 16000).astype(np.int16) for _ in range(2))
     for name, samples in (("m", one + two), ("s1", one), ("s2", two)):
         write_audio(tmp_path / f"{name}.flac", samples, 8000)
-    DataDir.from_seglst([{"session_id": "m", "speaker": s, "start_time": 0.1, "end_time": 1.9, "words": s} for s in "ab"],
-                        {"m": str(tmp_path / "m.flac")}).write(tmp_path / "data")
+    DataDir.from_seglst(
+        [{"session_id": "m", "speaker": s, "start_time": 0.1, "end_time": 1.9, "words": s} for s in "ab"],
+        {"m": str(tmp_path / "m.flac")},
+    ).write(tmp_path / "data")
     for k in (1, 2):
         write_map(tmp_path / "data" / f"spk{k}.scp", {"m": str(tmp_path / f"s{k}.flac")})
     make_clips(tmp_path / "data", tmp_path / "same", rate=8000)
     assert read_map(tmp_path / "same" / "spk2.scp") == {"m": str(tmp_path / "s2.flac")}
     make_clips(tmp_path / "data", tmp_path / "cut", policy="utterance_group")
-    read = {name: read_audio(*read_map(tmp_path / "cut" / name).values())[0] for name in ("wav.scp", "spk1.scp", "spk2.scp")}
+    read = {
+        name: read_audio(*read_map(tmp_path / "cut" / name).values())[0] for name in ("wav.scp", "spk1.scp", "spk2.scp")
+    }
     np.testing.assert_allclose(read["wav.scp"], read["spk1.scp"] + read["spk2.scp"], atol=2 / 32768)
 
 
 def test_streamed_mixtures_are_not_rendered(data_dir, tmp_path):
     write_map(data_dir / "wav.scp", {rec: f"touch {tmp_path}/ran; false |" for rec in "AB"})
-    (data_dir / "mixtures.jsonl").write_text('{"id":"A","rate":16000,"num_samples":80000}\n{"id":"B","rate":16000,"num_samples":136000}\n')
+    (data_dir / "mixtures.jsonl").write_text(
+        '{"id":"A","rate":16000,"num_samples":80000}\n{"id":"B","rate":16000,"num_samples":136000}\n'
+    )
     make_clips(data_dir, tmp_path / "dump")
     assert not (tmp_path / "ran").exists()
+    for job in (1, 2, 3):
+        make_clips(data_dir, tmp_path / "dump", job=job, num_jobs=3)
+    merge_clips(tmp_path / "dump", 3)  # a job without a recording is no trouble
     for name in ("wav.scp", "mixtures.jsonl"):
         assert (tmp_path / "dump" / name).read_bytes() == (data_dir / name).read_bytes()
 
@@ -150,8 +165,11 @@ def test_other_pipes_become_files(data_dir, tmp_path):
 
 def test_refusals_name_the_repair(data_dir, tmp_path, run, caplog):
     ran = run("make_clips", "--data_dir", data_dir, "--out_dir", tmp_path / "dump", "--max_clip", 6)
-    assert ran.returncode == 1 and "the recording 'B' lasts 8.5 s, more than the 6 s of a clip; cut it: --policy utterance_group" \
-        in ran.stderr and "Traceback" not in ran.stderr
+    assert (
+        ran.returncode == 1
+        and "the recording 'B' lasts 8.5 s, more than the 6 s of a clip; cut it: --policy utterance_group" in ran.stderr
+        and "Traceback" not in ran.stderr
+    )
     with pytest.raises(UserError, match="unknown policy 'hole'; did you mean 'whole'?"):
         make_clips(data_dir, tmp_path / "dump", policy="hole")
     with pytest.raises(UserError, match="job 3 of 2"):
@@ -160,7 +178,9 @@ def test_refusals_name_the_repair(data_dir, tmp_path, run, caplog):
     assert "there is no pause to cut at within 2 s" in caplog.text
     raw = (data_dir / "segments").read_text()
     (data_dir / "segments").write_text(raw.replace("A 2.00 4.00", "A 2.00 7.00"))
-    with pytest.raises(UserError, match="'s2-A-0000200-0000400' ends at 7 s but 'A' at 5 s; repair: utils/fix_data_dir.sh"):
+    with pytest.raises(
+        UserError, match="'s2-A-0000200-0000400' ends at 7 s but 'A' at 5 s; repair: utils/fix_data_dir.sh"
+    ):
         make_clips(data_dir, tmp_path / "dump")
     (data_dir.parent / "raw" / "A.wav").unlink()
     with pytest.raises(UserError, match="no such audio file"):

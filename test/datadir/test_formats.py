@@ -22,8 +22,10 @@ WORDS = st.lists(st.text("abc好的<>", min_size=1, max_size=4), max_size=4).map
 @st.composite
 def segments(draw):
     rows = draw(st.lists(st.tuples(NAMES, NAMES, TIMES, WORDS), max_size=5))
-    return [{"session_id": rec, "speaker": spk, "start_time": t[0], "end_time": t[1], "words": words}
-            for rec, spk, t, words in rows]
+    return [
+        {"session_id": rec, "speaker": spk, "start_time": t[0], "end_time": t[1], "words": words}
+        for rec, spk, t, words in rows
+    ]
 
 
 def order(rows):
@@ -62,18 +64,22 @@ def test_other_tools_read_what_we_write(tmp_path):
     write_stm(tmp_path / "a.stm", rows)
     write_rttm(tmp_path / "a.rttm", rows)
     write_seglst(tmp_path / "a.json", rows)
-    assert [(s["speaker"], float(s["start_time"]), s["words"]) for s in meeteval.io.load(tmp_path / "a.stm").to_seglst()] \
-        == [("s", 0.5, "a b")]
+    assert [
+        (s["speaker"], float(s["start_time"]), s["words"]) for s in meeteval.io.load(tmp_path / "a.stm").to_seglst()
+    ] == [("s", 0.5, "a b")]
     assert float(meeteval.io.load(tmp_path / "a.rttm").to_seglst()[0]["end_time"]) == 1.25
     assert meeteval.io.load(tmp_path / "a.json").to_seglst()[0]["words"] == "a b"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("SPEAKER r 1 0.0 1.0 <NA> s\n", "a.rttm:1: 7 fields, expected 10"),
-    (";; note\nSPEAKER r 1 zero 1.0 <NA> <NA> s <NA> <NA>\n", "a.rttm:2: the times 0 and 'zero' are not numbers"),
-    ("SPEAKER r 1 0 -1 <NA> <NA> s <NA> <NA>\n", "a.rttm:1: the segment goes from 0 to -1 s"),
-    ("SPEAKER r 1 0 16000 <NA> <NA> s <NA>\nSPEAKER r 1 <NA> <NA> <NA> <NA> <NA> END\n", "a.rttm:2: an END row"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SPEAKER r 1 0.0 1.0 <NA> s\n", "a.rttm:1: 7 fields, expected 10"),
+        (";; note\nSPEAKER r 1 zero 1.0 <NA> <NA> s <NA> <NA>\n", "a.rttm:2: the times 0 and 'zero' are not numbers"),
+        ("SPEAKER r 1 0 -1 <NA> <NA> s <NA> <NA>\n", "a.rttm:1: the segment goes from 0 to -1 s"),
+        ("SPEAKER r 1 0 16000 <NA> <NA> s <NA>\nSPEAKER r 1 <NA> <NA> <NA> <NA> <NA> END\n", "a.rttm:2: an END row"),
+    ],
+)
 def test_bad_rttm(tmp_path, text, message):
     (tmp_path / "a.rttm").write_text(text)
     with pytest.raises(UserError) as error:
@@ -82,9 +88,12 @@ def test_bad_rttm(tmp_path, text, message):
 
 
 def test_rttm_leaves_other_lines_out(tmp_path):
-    (tmp_path / "a.rttm").write_text("SPKR-INFO r 1 <NA> <NA> <NA> unknown s <NA> <NA>\n\nSPEAKER r 1 0.1 0.2 <NA> <NA> s <NA> <NA>\n")
+    (tmp_path / "a.rttm").write_text(
+        "SPKR-INFO r 1 <NA> <NA> <NA> unknown s <NA> <NA>\n\nSPEAKER r 1 0.1 0.2 <NA> <NA> s <NA> <NA>\n"
+    )
     assert read_rttm(tmp_path / "a.rttm") == [
-        {"session_id": "r", "speaker": "s", "start_time": 0.1, "end_time": 0.3, "words": ""}]
+        {"session_id": "r", "speaker": "s", "start_time": 0.1, "end_time": 0.3, "words": ""}
+    ]
 
 
 def test_stm_labels_comments_and_empty_text(tmp_path):
@@ -106,11 +115,16 @@ def test_names_with_spaces_are_refused(tmp_path):
         assert not (tmp_path / name).exists()
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ('[{"session_id": "a"}]', "segment 1 has no 'speaker'"), ('{"a": 1}', "expected a JSON list"),
-    ("[\n{,", "a.json:2: not valid JSON"), ("[3]", "segment 1 is not a JSON object"),
-    ('[{"session_id":"a","speaker":"b","start_time":2,"end_time":1}]', "goes from 2 to 1"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"session_id": "a"}]', "segment 1 has no 'speaker'"),
+        ('{"a": 1}', "expected a JSON list"),
+        ("[\n{,", "a.json:2: not valid JSON"),
+        ("[3]", "segment 1 is not a JSON object"),
+        ('[{"session_id":"a","speaker":"b","start_time":2,"end_time":1}]', "goes from 2 to 1"),
+    ],
+)
 def test_bad_seglst(tmp_path, content, message):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(UserError) as error:
@@ -119,8 +133,14 @@ def test_bad_seglst(tmp_path, content, message):
 
 
 def test_seglst_of_hypotheses_may_lack_times(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps([{"session_id": "a", "speaker": 1, "words": "x", "score": 2},
-                                                 {"session_id": "a", "speaker": "b", "start_time": "0.5", "end_time": "1"}]))
+    (tmp_path / "a.json").write_text(
+        json.dumps(
+            [
+                {"session_id": "a", "speaker": 1, "words": "x", "score": 2},
+                {"session_id": "a", "speaker": "b", "start_time": "0.5", "end_time": "1"},
+            ]
+        )
+    )
     first, second = read_seglst(tmp_path / "a.json")
     assert first == {"session_id": "a", "speaker": "1", "words": "x", "score": 2}
     assert (second["start_time"], second["end_time"], second["words"]) == (0.5, 1.0, "")

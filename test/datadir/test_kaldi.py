@@ -9,11 +9,20 @@ from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.kaldi import (
-    DataDir, Utterance, format_seconds, key_of, make_utt_id, read_map, spk2utt_of, write_map)
+    DataDir,
+    Utterance,
+    format_seconds,
+    key_of,
+    make_utt_id,
+    read_map,
+    spk2utt_of,
+    write_map,
+)
 
 IDS = st.text("ABCxyz019_.-", min_size=1, max_size=8)
 VALUES = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=20).map(
-    lambda s: s.replace("\xa0", " ").strip(" "))
+    lambda s: s.replace("\xa0", " ").strip(" ")
+)
 
 
 @given(st.dictionaries(IDS, VALUES, max_size=6))
@@ -31,11 +40,14 @@ def test_order_is_that_of_sort_in_the_c_locale(tmp_path):
     assert ordered == (tmp_path / "m").read_bytes()
 
 
-@pytest.mark.parametrize(("content", "line", "message"), [
-    (b"a 1\n\nb 2\n", 2, "empty line"),
-    (b"a 1\nb 2\na 3\n", 3, "the id 'a' is already on line 1"),
-    (b"a 1\nb \xff\xfe\n", 2, "not UTF-8 (byte 0xff)"),
-])
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        (b"a 1\n\nb 2\n", 2, "empty line"),
+        (b"a 1\nb 2\na 3\n", 3, "the id 'a' is already on line 1"),
+        (b"a 1\nb \xff\xfe\n", 2, "not UTF-8 (byte 0xff)"),
+    ],
+)
 def test_bad_map_names_file_and_line(tmp_path, content, line, message):
     path = tmp_path / "text"
     path.write_bytes(content)
@@ -70,8 +82,14 @@ def test_seconds_keep_microseconds(seconds):
 
 
 def test_kinds_of_files():
-    assert [key_of(n) for n in ("wav.scp", "spk12.scp", "text", "spk2utt", "README", "spk.scp")] \
-        == ["rec", "rec", "utt", "spk", None, None]
+    assert [key_of(n) for n in ("wav.scp", "spk12.scp", "text", "spk2utt", "README", "spk.scp")] == [
+        "rec",
+        "rec",
+        "utt",
+        "spk",
+        None,
+        None,
+    ]
 
 
 def test_data_dir_reads_back_and_writes_the_same_bytes(data_dir, tmp_path):
@@ -79,7 +97,9 @@ def test_data_dir_reads_back_and_writes_the_same_bytes(data_dir, tmp_path):
     assert [u.utt for u in data.utterances] == sorted(u.utt for u in data.utterances)
     assert data.reco2dur == {"A": 5.0, "B": 8.5}
     data.write(tmp_path / "again")
-    assert {f.name: f.read_bytes() for f in data_dir.iterdir()} == {f.name: f.read_bytes() for f in (tmp_path / "again").iterdir()}
+    assert {f.name: f.read_bytes() for f in data_dir.iterdir()} == {
+        f.name: f.read_bytes() for f in (tmp_path / "again").iterdir()
+    }
     assert DataDir.from_seglst(data.seglst(), data.wav, data.reco2dur).utterances == data.utterances
 
 

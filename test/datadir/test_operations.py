@@ -12,17 +12,32 @@ from espnet_mt_llm.datadir.lists import filter_scp, spk2utt_to_utt2spk, split_sc
 from espnet_mt_llm.datadir.operations import combine, copy, divide, make_reco2dur, make_utt2dur, split, subset
 from espnet_mt_llm.datadir.validate import validate
 
-ALL = ["s1-A-0000050-0000333", "s1-B-0000400-0000600", "s1-B-0000700-0000800", "s2-A-0000200-0000400", "s2-B-0000100-0000450"]
+ALL = [
+    "s1-A-0000050-0000333",
+    "s1-B-0000400-0000600",
+    "s1-B-0000700-0000800",
+    "s2-A-0000200-0000400",
+    "s2-B-0000100-0000450",
+]
 
 
 def utts(path):
     return [u.utt for u in DataDir.read(path).utterances]
 
 
-@pytest.mark.parametrize(("how", "count", "expected"), [
-    ("first", 2, ALL[:2]), ("last", 2, ALL[-2:]), ("shortest", 2, [ALL[2], ALL[1]]), ("spread", 2, [ALL[0], ALL[2]]),
-    ("per_spk", 1, [ALL[0], ALL[3]]), ("speakers", 2, ALL[:3]), ("recordings", 1, [ALL[0], ALL[3]]), ("spread", 5, ALL),
-])
+@pytest.mark.parametrize(
+    ("how", "count", "expected"),
+    [
+        ("first", 2, ALL[:2]),
+        ("last", 2, ALL[-2:]),
+        ("shortest", 2, [ALL[2], ALL[1]]),
+        ("spread", 2, [ALL[0], ALL[2]]),
+        ("per_spk", 1, [ALL[0], ALL[3]]),
+        ("speakers", 2, ALL[:3]),
+        ("recordings", 1, [ALL[0], ALL[3]]),
+        ("spread", 5, ALL),
+    ],
+)
 def test_subset(data_dir, tmp_path, how, count, expected):
     assert subset(data_dir, tmp_path / "sub", count=count, how=how) == len(expected)
     assert utts(tmp_path / "sub") == sorted(expected)
@@ -51,7 +66,11 @@ def test_copy_renames_everywhere_and_combine_keeps_all(data_dir, tmp_path):
     (data_dir / "channel").write_text("0\n")
     copy(data_dir, tmp_path / "far", utt_prefix="far-", spk_prefix="far-", rec_prefix="far-")
     far = DataDir.read(tmp_path / "far")
-    assert validate(tmp_path / "far") == [] and set(far.wav) == {"far-A", "far-B"} and set(far.reco2dur) == {"far-A", "far-B"}
+    assert (
+        validate(tmp_path / "far") == []
+        and set(far.wav) == {"far-A", "far-B"}
+        and set(far.reco2dur) == {"far-A", "far-B"}
+    )
     assert far.utterances[0].spk == "far-s1" and (tmp_path / "far" / "channel").read_text() == "0\n"
     assert [json.loads(v)["id"] for v in far.extra["mixtures.jsonl"].values()] == ["far-A", "far-B"]
     combine(tmp_path / "both", [data_dir, tmp_path / "far"])
@@ -77,7 +96,9 @@ def test_combine_refuses_collisions_and_fills_segments(data_dir, tmp_path, caplo
     assert validate(tmp_path / "both") == [] and "utt2lang is left out: only" in caplog.text
 
 
-@pytest.mark.parametrize(("by", "folder", "parts"), [("rec", "split2reco", 2), ("spk", "split2", 2), ("utt", "split3utt", 3)])
+@pytest.mark.parametrize(
+    ("by", "folder", "parts"), [("rec", "split2reco", 2), ("spk", "split2", 2), ("utt", "split3utt", 3)]
+)
 def test_split(data_dir, by, folder, parts):
     made = split(data_dir, parts, by=by)
     assert made == [data_dir / folder / str(i) for i in range(1, parts + 1)]
@@ -108,7 +129,9 @@ def test_durations_from_headers(data_dir):
 def test_an_utterance_without_a_place_is_named(data_dir, tmp_path):
     raw = (data_dir / "segments").read_text().splitlines(keepends=True)
     (data_dir / "segments").write_text("".join(raw[1:]))
-    with pytest.raises(UserError, match=f"segments: the utterance '{ALL[0]}' is missing; repair: utils/fix_data_dir.sh"):
+    with pytest.raises(
+        UserError, match=f"segments: the utterance '{ALL[0]}' is missing; repair: utils/fix_data_dir.sh"
+    ):
         split(data_dir, 2)
 
 
@@ -123,7 +146,12 @@ def test_lists():
     assert list(filter_scp(["a 1", "b 2", "c 3"], ["1", "3"], field=2, exclude=True)) == ["b 2"]
     assert split_scp(list("abcde"), 2) == [["a", "b"], ["c", "d", "e"]]
     assert split_scp(["a 1", "b 2", "c 3"], 2, ["a s", "b s", "c t"]) == [["a 1", "b 2"], ["c 3"]]
-    for bad in (lambda: split_scp(["a"], 2), lambda: split_scp(["a"], 1, ["b s"]), lambda: list(filter_scp(["a"], [], field=2)),
-                lambda: list(utt2spk_to_spk2utt(["a"])), lambda: list(spk2utt_to_utt2spk(["a"]))):
+    for bad in (
+        lambda: split_scp(["a"], 2),
+        lambda: split_scp(["a"], 1, ["b s"]),
+        lambda: list(filter_scp(["a"], [], field=2)),
+        lambda: list(utt2spk_to_spk2utt(["a"])),
+        lambda: list(spk2utt_to_utt2spk(["a"])),
+    ):
         with pytest.raises(UserError):
             bad()

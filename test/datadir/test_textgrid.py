@@ -9,14 +9,32 @@ from espnet_mt_llm.datadir.textgrid import read_textgrid, read_tiers
 
 
 def long_form(tiers):
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0 ", "xmax = 9 ", "tiers? <exists> ",
-             f"size = {len(tiers)} ", "item []: "]
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0 ",
+        "xmax = 9 ",
+        "tiers? <exists> ",
+        f"size = {len(tiers)} ",
+        "item []: ",
+    ]
     for t, (name, spans) in enumerate(tiers, 1):
-        lines += [f"    item [{t}]:", '        class = "IntervalTier" ', f'        name = "{quoted(name)}" ', "        xmin = 0 ",
-                  "        xmax = 9 ", f"        intervals: size = {len(spans)} "]
+        lines += [
+            f"    item [{t}]:",
+            '        class = "IntervalTier" ',
+            f'        name = "{quoted(name)}" ',
+            "        xmin = 0 ",
+            "        xmax = 9 ",
+            f"        intervals: size = {len(spans)} ",
+        ]
         for i, (start, end, text) in enumerate(spans, 1):
-            lines += [f"        intervals [{i}]:", f"            xmin = {start} ", f"            xmax = {end} ",
-                      f'            text = "{quoted(text)}" ']
+            lines += [
+                f"        intervals [{i}]:",
+                f"            xmin = {start} ",
+                f"            xmax = {end} ",
+                f'            text = "{quoted(text)}" ',
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -34,7 +52,9 @@ def quoted(text):
 
 
 TEXTS = st.text('ab "=<>[]:!1.\n好', max_size=12)
-TIERS = st.lists(st.tuples(TEXTS, st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 1e4), TEXTS), max_size=4)), max_size=3)
+TIERS = st.lists(
+    st.tuples(TEXTS, st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 1e4), TEXTS), max_size=4)), max_size=3
+)
 
 
 @given(TIERS, st.sampled_from([long_form, short_form]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
@@ -53,10 +73,13 @@ def test_every_real_flavour(real_data):
         if "bobby_phones" not in path.name:
             assert len(tiers) == 3, path
     folder = real_data / "textgrid"
-    for short, long in (("mary", "mary_longfile"), ("mary_with_negative_zero", "mary_longfile_with_negative_zero"),
-                        ("textgrid_to_merge", "textgrid_to_merge_longfile"),
-                        ("bobby_words_with_newlines", "bobby_words_with_newlines_longfile"),
-                        ("bobby_words_with_newlines", "bobby_words_with_newlines_longfile_elan")):
+    for short, long in (
+        ("mary", "mary_longfile"),
+        ("mary_with_negative_zero", "mary_longfile_with_negative_zero"),
+        ("textgrid_to_merge", "textgrid_to_merge_longfile"),
+        ("bobby_words_with_newlines", "bobby_words_with_newlines_longfile"),
+        ("bobby_words_with_newlines", "bobby_words_with_newlines_longfile_elan"),
+    ):
         a, b = read_textgrid(folder / f"{short}.TextGrid"), read_textgrid(folder / f"{long}.TextGrid")
         assert [(s["speaker"], s["words"]) for s in a] == [(s["speaker"], s["words"]) for s in b], (short, long)
 
@@ -66,7 +89,11 @@ def test_newlines_quotes_points_and_negative_zero(real_data):
     assert [s["words"] for s in segments[:2]] == ['"""BOBBY""" Noun', "RIPPED Verb"]
     assert segments[0]["speaker"] == '"word"' and segments[0]["session_id"] == "bobby_words_with_newlines"
     tiers = read_tiers(real_data / "textgrid" / "mary.TextGrid")
-    assert [(t.name, t.points, len(t.spans)) for t in tiers] == [("phone", False, 16), ("word", False, 6), ("pitch", True, 4)]
+    assert [(t.name, t.points, len(t.spans)) for t in tiers] == [
+        ("phone", False, 16),
+        ("word", False, 6),
+        ("pitch", True, 4),
+    ]
     for s in read_textgrid(real_data / "textgrid" / "mary_with_negative_zero.TextGrid"):
         assert str(s["start_time"])[0] != "-"
     same = read_textgrid(real_data / "textgrid" / "all_tiers_have_the_same_name.TextGrid")
@@ -86,13 +113,16 @@ def test_meetings_far_and_near_agree(real_data):
         assert total == len(segments) > 500
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda s: s[:len(s) // 2], "the file ends too early"),
-    (lambda s: s.replace('text = "a"', "text = a"), "a.TextGrid:10: what begins here is not a tier"),
-    (lambda s: s.replace("IntervalTier", "PitchTier"), "a.TextGrid:10: what begins here is not a tier"),
-    (lambda s: "hello\n", "a.TextGrid:1: not a TextGrid in a text format"),
-    (lambda s: "", "a.TextGrid:1: not a TextGrid in a text format"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s[: len(s) // 2], "the file ends too early"),
+        (lambda s: s.replace('text = "a"', "text = a"), "a.TextGrid:10: what begins here is not a tier"),
+        (lambda s: s.replace("IntervalTier", "PitchTier"), "a.TextGrid:10: what begins here is not a tier"),
+        (lambda s: "hello\n", "a.TextGrid:1: not a TextGrid in a text format"),
+        (lambda s: "", "a.TextGrid:1: not a TextGrid in a text format"),
+    ],
+)
 def test_broken_files(tmp_path, change, message):
     path = tmp_path / "a.TextGrid"
     path.write_text(change(long_form([("s", [(0, 1, "a"), (1, 2, "b")])])))
@@ -104,7 +134,8 @@ def test_broken_files(tmp_path, change, message):
 def test_impossible_intervals_are_left_out_loudly(tmp_path, caplog):
     (tmp_path / "a.TextGrid").write_text(long_form([("s", [(-0.5, 1, "a"), (2, 1.5, "b"), (2, 2, "")])]))
     assert read_textgrid(tmp_path / "a.TextGrid") == [
-        {"session_id": "a", "speaker": "s", "start_time": 0.0, "end_time": 1.0, "words": "a"}]
+        {"session_id": "a", "speaker": "s", "start_time": 0.0, "end_time": 1.0, "words": "a"}
+    ]
     assert "left out 'b', which goes from 2 to 1.5 s" in caplog.text
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -42,35 +43,68 @@ def test_good_directories(data_dir, tmp_path):
         validate(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("name", "old", "new", "expected"), [
-    ("text", "四 五".encode(), "四 五".encode("gb18030"), "text:5: not UTF-8 (byte 0xcb in 's2-B-0000100-0000450') [utf-8]; convert it"),
-    ("text", b" three\n", b"\n", "text:4: the transcript of 's2-A-0000200-0000400' is empty [transcript]" + FIX),
-    ("text", b" three\n", b" \n", "text:4: the transcript of 's2-A-0000200-0000400' is empty [transcript]" + FIX),
-    ("text", b"three", b"a </s>", "text:4: the transcript has the reserved token '</s>' [transcript]"),
-    ("text", b"s1-A", b"s0-A", "text:1: 's0-A-0000050-0000333' is not in utt2spk [text-without-audio]" + FIX),
-    ("text", b"s1-A", b"s0-A", "utt2spk:1: 's1-A-0000050-0000333' is not in text [audio-without-text]" + FIX),
-    ("text", b"s2-A", b"\ns2-A", "text:4: empty line [no-empty-line]" + FIX),
-    ("text", b"three\n", b"three\r\n", "text:4: carriage returns (a Windows file?) [newline]" + FIX),
-    ("text", b"s1-A", b" s1-A", "text:1: the line begins with white space [leading-space]" + FIX),
-    ("wav.scp", b"B ", b"B/1 ", "wav.scp:2: the id 'B/1' has '/': only letters, digits and _.- are safe"),
-    ("wav.scp", b"B ", b"$(B) ", "wav.scp:2: the id '$(B)' has '$'"),
-    ("wav.scp", b"A.wav", b"C.wav", "raw/C.wav: no such audio file; restore it"),
-    ("utt2spk", b"s1-A-0000050-0000333", b"s1 A", "utt2spk:1: expected '<utterance> <speaker>', found 3 columns: 's1 A s1' "
-     "[two-columns]; an id must not hold a space"),
-    ("utt2spk", b"0000333 s1", b"0000333 t1", "utt2spk:1: the speaker 't1' is not a prefix of the utterance id"),
-    ("spk2utt", b"s1-A", b"s1-X", "spk2utt:1: not the inverse of utt2spk: 's1-X-0000050-0000333' of 's1' is not there [inverse]" + FIX),
-    ("spk2utt", b"s2 s2-A-0000200-0000400", b"s2", "spk2utt: not the inverse of utt2spk: 's2-A-0000200-0000400' of 's2' is missing"),
-    ("spk2utt", b"s2 ", b"s3 ", "spk2utt:2: the speaker 's3' has no utterance in utt2spk [inverse]" + FIX),
-    ("segments", b"A 0.50 3.333", b"A 0.50 9.5", "segments:1: 's1-A-0000050-0000333' ends at 9.5 s, but 'A' lasts 5 s [inside-recording]" + FIX),
-    ("segments", b"A 0.50 3.333", b"A 4 3", "segments:1: 's1-A-0000050-0000333' goes from 4 to 3 s, expected 0"),
-    ("segments", b"A 0.50 3.333", b"A -1 3", "segments:1: 's1-A-0000050-0000333' goes from -1 to 3 s"),
-    ("segments", b"A 0.50 3.333", b"A 0 nan", "segments:1: 's1-A-0000050-0000333' goes from 0 to nan s"),
-    ("segments", b"A 0.50 3.333", b"A 0.50", "segments:1: expected '<utterance> <recording> <start> <end>', found"),
-    ("segments", b"A 0.50", b"C 0.50", "segments:1: 's1-A-0000050-0000333' lies in 'C', which is not in wav.scp [text-without-audio]"),
-    ("reco2dur", b"A 5.00", b"A 6.00", "reco2dur: 'A' has 6 s here, but its audio 5 s [duration]" + FIX),
-    ("reco2dur", b"A 5.00", b"A x", "'x' is not a number"),
-    ("reco2dur", b"A 5.00\n", b"", "wav.scp:1: 'A' is not in reco2dur [same-ids]" + FIX),
-])
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        (
+            "text",
+            "四 五".encode(),
+            "四 五".encode("gb18030"),
+            "text:5: not UTF-8 (byte 0xcb in 's2-B-0000100-0000450') [utf-8]; convert it",
+        ),
+        ("text", b" three\n", b"\n", "text:4: the transcript of 's2-A-0000200-0000400' is empty [transcript]" + FIX),
+        ("text", b" three\n", b" \n", "text:4: the transcript of 's2-A-0000200-0000400' is empty [transcript]" + FIX),
+        ("text", b"three", b"a </s>", "text:4: the transcript has the reserved token '</s>' [transcript]"),
+        ("text", b"s1-A", b"s0-A", "text:1: 's0-A-0000050-0000333' is not in utt2spk [text-without-audio]" + FIX),
+        ("text", b"s1-A", b"s0-A", "utt2spk:1: 's1-A-0000050-0000333' is not in text [audio-without-text]" + FIX),
+        ("text", b"s2-A", b"\ns2-A", "text:4: empty line [no-empty-line]" + FIX),
+        ("text", b"three\n", b"three\r\n", "text:4: carriage returns (a Windows file?) [newline]" + FIX),
+        ("text", b"s1-A", b" s1-A", "text:1: the line begins with white space [leading-space]" + FIX),
+        ("wav.scp", b"B ", b"B/1 ", "wav.scp:2: the id 'B/1' has '/': only letters, digits and _.- are safe"),
+        ("wav.scp", b"B ", b"$(B) ", "wav.scp:2: the id '$(B)' has '$'"),
+        ("wav.scp", b"A.wav", b"C.wav", "raw/C.wav: no such audio file; restore it"),
+        (
+            "utt2spk",
+            b"s1-A-0000050-0000333",
+            b"s1 A",
+            "utt2spk:1: expected '<utterance> <speaker>', found 3 columns: 's1 A s1' "
+            "[two-columns]; an id must not hold a space",
+        ),
+        ("utt2spk", b"0000333 s1", b"0000333 t1", "utt2spk:1: the speaker 't1' is not a prefix of the utterance id"),
+        (
+            "spk2utt",
+            b"s1-A",
+            b"s1-X",
+            "spk2utt:1: not the inverse of utt2spk: 's1-X-0000050-0000333' of 's1' is not there [inverse]" + FIX,
+        ),
+        (
+            "spk2utt",
+            b"s2 s2-A-0000200-0000400",
+            b"s2",
+            "spk2utt: not the inverse of utt2spk: 's2-A-0000200-0000400' of 's2' is missing",
+        ),
+        ("spk2utt", b"s2 ", b"s3 ", "spk2utt:2: the speaker 's3' has no utterance in utt2spk [inverse]" + FIX),
+        (
+            "segments",
+            b"A 0.50 3.333",
+            b"A 0.50 9.5",
+            "segments:1: 's1-A-0000050-0000333' ends at 9.5 s, but 'A' lasts 5 s [inside-recording]" + FIX,
+        ),
+        ("segments", b"A 0.50 3.333", b"A 4 3", "segments:1: 's1-A-0000050-0000333' goes from 4 to 3 s, expected 0"),
+        ("segments", b"A 0.50 3.333", b"A -1 3", "segments:1: 's1-A-0000050-0000333' goes from -1 to 3 s"),
+        ("segments", b"A 0.50 3.333", b"A 0 nan", "segments:1: 's1-A-0000050-0000333' goes from 0 to nan s"),
+        ("segments", b"A 0.50 3.333", b"A 0.50", "segments:1: expected '<utterance> <recording> <start> <end>', found"),
+        (
+            "segments",
+            b"A 0.50",
+            b"C 0.50",
+            "segments:1: 's1-A-0000050-0000333' lies in 'C', which is not in wav.scp [text-without-audio]",
+        ),
+        ("reco2dur", b"A 5.00", b"A 6.00", "reco2dur: 'A' has 6 s here, but its audio 5 s [duration]" + FIX),
+        ("reco2dur", b"A 5.00", b"A x", "'x' is not a number"),
+        ("reco2dur", b"A 5.00\n", b"", "wav.scp:1: 'A' is not in reco2dur [same-ids]" + FIX),
+    ],
+)
 def test_each_rule(data_dir, name, old, new, expected):
     edit(data_dir / name, old, new)
     found = problems(data_dir)
@@ -80,7 +114,9 @@ def test_each_rule(data_dir, name, old, new, expected):
 def test_last_line_cut_off_and_empty_file(data_dir):
     raw = (data_dir / "text").read_bytes()
     (data_dir / "text").write_bytes(raw[:-1])
-    assert problems(data_dir) == [f"text:5: the last line does not end; the file may be cut off [newline]{FIX}{data_dir}"]
+    assert problems(data_dir) == [
+        f"text:5: the last line does not end; the file may be cut off [newline]{FIX}{data_dir}"
+    ]
     (data_dir / "text").write_bytes(b"")
     assert "text: the file is empty [not-empty]; make it again (stage 1)" in problems(data_dir)
 
@@ -91,8 +127,10 @@ def test_duplicates_and_order_name_the_pair_of_lines(data_dir):
     path.write_bytes(path.read_bytes() + first)
     found = problems(data_dir)
     assert found[0].startswith("text:6: the id 's1-A-0000050-0000333' is already on line 1 [unique-id]")
-    assert "text:6: lines 5 and 6 are not in the order of bytes (LC_ALL=C): 's1-A-0000050-0000333' must stand before " \
+    assert (
+        "text:6: lines 5 and 6 are not in the order of bytes (LC_ALL=C): 's1-A-0000050-0000333' must stand before "
         "'s2-B-0000100-0000450': they differ at character 2, where '1' sorts before '2' [sorted-C]" + FIX in found[1]
+    )
 
 
 def test_a_locale_that_sorted_is_recognised(tmp_path):
@@ -102,30 +140,46 @@ def test_a_locale_that_sorted_is_recognised(tmp_path):
         (tmp_path / "d" / name).write_text("".join(f"{i} {value.format(i)}\n" for i in ids))
     (tmp_path / "d" / "spk2utt").write_text("B-1 B-1\na-1 a-1\nc-1 c-1\n")
     found = problems(tmp_path / "d", audio=False)
-    assert any("lines 1 and 2 are not in the order of bytes" in p and "export LC_ALL=C before `sort`" in p for p in found)
+    assert any(
+        "lines 1 and 2 are not in the order of bytes" in p and "export LC_ALL=C before `sort`" in p for p in found
+    )
 
 
 def test_speakers_that_are_prefixes_of_each_other(data_dir):
     write_map(data_dir / "utt2spk", {"a-1": "a", "a-b-1": "a-b", "a-c": "a"})
     found = problems(data_dir)
-    assert any(p.startswith("utt2spk:3: lines 2 and 3 are sorted by utterance but not by speaker: 'a-b' before 'a'") for p in found)
+    assert any(
+        p.startswith("utt2spk:3: lines 2 and 3 are sorted by utterance but not by speaker: 'a-b' before 'a'")
+        for p in found
+    )
     assert not any("sorted-by-speaker" in p for p in problems(data_dir, speaker_prefix=False))
 
 
 def test_audio_without_any_utterance(data_dir):
-    raw = b"".join(line for line in (data_dir / "segments").read_bytes().splitlines(keepends=True) if b" A " not in line)
+    raw = b"".join(
+        line for line in (data_dir / "segments").read_bytes().splitlines(keepends=True) if b" A " not in line
+    )
     (data_dir / "segments").write_bytes(raw)
-    assert any(p.startswith("wav.scp:1: the recording 'A' has no utterance in segments [audio-without-text]") for p in problems(data_dir))
+    assert any(
+        p.startswith("wav.scp:1: the recording 'A' has no utterance in segments [audio-without-text]")
+        for p in problems(data_dir)
+    )
 
 
-@pytest.mark.parametrize(("spoil", "expected"), [
-    (lambda p: p.unlink(), "no such audio file"),
-    (lambda p: p.write_bytes(b""), "holds no samples"),
-    (lambda p: p.write_bytes(p.read_bytes()[:20000]), "is truncated or damaged"),
-    (lambda p: p.write_bytes(b"hello"), "cannot be read as audio"),
-    (lambda p: write_audio(p, np.zeros(40000, np.int16), 8000), "has 8000 Hz, expected 16000 Hz [rate]; resample it: `"),
-    (lambda p: soundfile.write(p, np.zeros((80000, 2)), 16000), "has 2 channels [mono]; choose one: `"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda p: p.unlink(), "no such audio file"),
+        (lambda p: p.write_bytes(b""), "holds no samples"),
+        (lambda p: p.write_bytes(p.read_bytes()[:20000]), "is truncated or damaged"),
+        (lambda p: p.write_bytes(b"hello"), "cannot be read as audio"),
+        (
+            lambda p: write_audio(p, np.zeros(40000, np.int16), 8000),
+            "has 8000 Hz, expected 16000 Hz [rate]; resample it: `",
+        ),
+        (lambda p: soundfile.write(p, np.zeros((80000, 2)), 16000), "has 2 channels [mono]; choose one: `"),
+    ],
+)
 @pytest.mark.parametrize("name", ["A.wav", "B.flac"])
 def test_bad_audio(data_dir, name, spoil, expected):
     spoil(data_dir.parent / "raw" / name)
@@ -147,10 +201,12 @@ def test_the_command_exits_with_1_and_no_traceback(data_dir, run):
 
 
 def test_pipes_are_not_run_but_their_program_is_looked_for(data_dir, tmp_path):
-    entry = f"{sys.executable} -c 'open(\"{tmp_path}/ran\", \"w\")' |"
+    entry = f'{sys.executable} -c \'open("{tmp_path}/ran", "w")\' |'
     write_map(data_dir / "wav.scp", {"A": entry, "B": "no-such-program x |"})
-    assert problems(data_dir) == ["wav.scp:2: the program 'no-such-program' of the pipe is not installed [audio]; "
-                                  "install it, e.g. apt install no-such-program"]
+    assert problems(data_dir) == [
+        "wav.scp:2: the program 'no-such-program' of the pipe is not installed [audio]; "
+        "install it, e.g. apt install no-such-program"
+    ]
     assert not (tmp_path / "ran").exists()
 
 
@@ -160,8 +216,10 @@ def test_signals_have_the_recordings_of_their_talkers(data_dir):
     write_map(data_dir / "spk2.scp", {"A": "x"})
     assert problems(data_dir) == []
     write_map(data_dir / "spk2.scp", {"C": "x"})
-    assert [p.split(";")[0] for p in problems(data_dir)] == ["spk2.scp:1: 'C' is not in wav.scp [same-ids]",
-                                                              "wav.scp:1: 'A' is not in spk2.scp [same-ids]"]
+    assert [p.split(";")[0] for p in problems(data_dir)] == [
+        "spk2.scp:1: 'C' is not in wav.scp [same-ids]",
+        "wav.scp:1: 'A' is not in spk2.scp [same-ids]",
+    ]
 
 
 def test_manifest_has_the_recordings(data_dir):
@@ -180,8 +238,10 @@ def test_supervision_of_a_dump_dir(data_dir, tmp_path):
 def test_missing_files(data_dir):
     for name in ("spk2utt", "text"):
         (data_dir / name).unlink()
-    assert problems(data_dir) == [f"spk2utt: no such file [required]{FIX}{data_dir}",
-                                  "text: no such file [required]; make it in the preparation (stage 1)"]
+    assert problems(data_dir) == [
+        f"spk2utt: no such file [required]{FIX}{data_dir}",
+        "text: no such file [required]; make it in the preparation (stage 1)",
+    ]
     assert len(problems(data_dir, text=False)) == 1
 
 
@@ -193,6 +253,35 @@ def test_many_problems_of_a_kind_are_counted(tmp_path):
     write_map(tmp_path / "d" / "text", {i: "" for i in ids})
     found = problems(tmp_path / "d", audio=False)
     assert len(found) == 6 and found[-1] == "text: 45 more of this kind [transcript]"
+
+
+def test_many_recordings_are_checked_only_when_asked_for(data_dir, monkeypatch, caplog):
+    monkeypatch.setattr("espnet_mt_llm.datadir.validate.MANY_RECORDINGS", 1)
+    (data_dir.parent / "raw" / "A.wav").unlink()
+    assert (
+        problems(data_dir) == [] and "headers of 2 recordings are not looked at; do it with --audio true" in caplog.text
+    )
+    assert len(problems(data_dir, audio=True)) == 1
+
+
+def test_the_benchmark_runs(repository, tmp_path):
+    ran = subprocess.run(
+        [
+            sys.executable,
+            str(repository / "tools/bench/validate_data_dir.py"),
+            "--utterances",
+            "2000",
+            "--repeats",
+            "1",
+            "--json",
+            str(tmp_path / "rows.json"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    assert set(row) == {"name", "ours", "peer", "ratio", "unit", "machine"} and row["name"] in ran.stdout
 
 
 def test_fix_repairs_what_it_promises(data_dir):
@@ -208,12 +297,20 @@ def test_fix_repairs_what_it_promises(data_dir):
     changes = fix(data_dir)
     assert problems(data_dir) == []
     said = "\n".join(changes)
-    for expected in ("text:6: removed 's1-A-0000050-0000333', which is there before", "text:9: removed, not UTF-8",
-                     "text: removed 's2-A-0000200-0000400', nothing behind the id", "cut from 9.00 to 8.50 s, where 'B' ends",
-                     "reco2dur: 'B' lasts 8.50 s"):
+    for expected in (
+        "text:6: removed 's1-A-0000050-0000333', which is there before",
+        "text:9: removed, not UTF-8",
+        "text: removed 's2-A-0000200-0000400', nothing behind the id",
+        "cut from 9.00 to 8.50 s, where 'B' ends",
+        "reco2dur: 'B' lasts 8.50 s",
+    ):
         assert expected in said
     assert (data_dir / "text").read_text(encoding="utf-8").splitlines() == [
-        "s1-A-0000050-0000333 one two", "s1-B-0000400-0000600 six", "s1-B-0000700-0000800 seven", "s2-B-0000100-0000450 四 五"]
+        "s1-A-0000050-0000333 one two",
+        "s1-B-0000400-0000600 six",
+        "s1-B-0000700-0000800 seven",
+        "s2-B-0000100-0000450 四 五",
+    ]
     assert b"ghost" in (data_dir / ".backup" / "text").read_bytes()
     before = {f.name: f.read_bytes() for f in data_dir.iterdir() if f.is_file()}
     assert fix(data_dir) == []

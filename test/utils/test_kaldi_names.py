@@ -29,20 +29,33 @@ def data(tmp_path):
     """A data dir ``data`` of two recordings."""
     for rec in "AB":
         write_audio(tmp_path / f"{rec}.wav", np.full(32000, 9, np.int16), 16000)
-    segments = [{"session_id": rec, "speaker": spk, "start_time": i, "end_time": i + 1, "words": "x"}
-                for rec in "AB" for i, spk in enumerate(("s1", "s2"))]
+    segments = [
+        {"session_id": rec, "speaker": spk, "start_time": i, "end_time": i + 1, "words": "x"}
+        for rec in "AB"
+        for i, spk in enumerate(("s1", "s2"))
+    ]
     DataDir.from_seglst(segments, {rec: f"{tmp_path}/{rec}.wav" for rec in "AB"}).write(tmp_path / "data")
     return tmp_path / "data"
 
 
 def test_the_tools_that_change_directories(tool, data, tmp_path):
-    for line in ("validate_data_dir.sh --no-feats --no-wav data", "fix_data_dir.sh data",
-                 "copy_data_dir.sh --utt-prefix=far- --spk-prefix far- --rec-prefix far- data far",
-                 "combine_data.sh --extra-files utt2num_spk both data far", "validate_data_dir.sh both",
-                 "subset_data_dir.sh --first both 3 few", "subset_data_dir.sh both 3 some",
-                 "subset_data_dir.sh --utt-list few/utt2spk both again", "subset_data_dir.sh --per-spk both 1 each",
-                 "split_data.sh both 4", "split_data.sh --per-utt both 2", "split_data.sh --per-reco both 2",
-                 "get_reco2dur.sh both", "get_utt2dur.sh --nj 4 both", "validate_data_dir.sh both both/split4/1 few each"):
+    for line in (
+        "validate_data_dir.sh --no-feats --no-wav data",
+        "fix_data_dir.sh data",
+        "copy_data_dir.sh --utt-prefix=far- --spk-prefix far- --rec-prefix far- data far",
+        "combine_data.sh --extra-files utt2num_spk both data far",
+        "validate_data_dir.sh both",
+        "subset_data_dir.sh --first both 3 few",
+        "subset_data_dir.sh both 3 some",
+        "subset_data_dir.sh --utt-list few/utt2spk both again",
+        "subset_data_dir.sh --per-spk both 1 each",
+        "split_data.sh both 4",
+        "split_data.sh --per-utt both 2",
+        "split_data.sh --per-reco both 2",
+        "get_reco2dur.sh both",
+        "get_utt2dur.sh --nj 4 both",
+        "validate_data_dir.sh both both/split4/1 few each",
+    ):
         ran = tool(line)
         assert ran.returncode == 0, (line, ran.stdout, ran.stderr)
     assert set(read_map(tmp_path / "both" / "wav.scp")) == {"A", "B", "far-A", "far-B"}
@@ -68,21 +81,24 @@ def test_the_tools_for_lists(tool, data, tmp_path):
     assert {line.split()[1] for line in (tmp_path / "p1").read_text().splitlines()} == {"s1"}
 
 
-@pytest.mark.parametrize(("line", "code", "message"), [
-    ("validate_data_dir.sh nowhere", 1, "nowhere: no such data directory; prepare it first"),
-    ("validate_data_dir.sh", 2, "the following arguments are required"),
-    ("fix_data_dir.sh --nope data", 2, "unrecognized arguments: --nope"),
-    ("subset_data_dir.sh data 2", 2, "expected <source> <target> with a list"),
-    ("subset_data_dir.sh data two out", 2, "the count 'two' is not a number"),
-    ("subset_data_dir.sh data 99 out", 1, "data: 99 asked for, but there are 4; ask for fewer"),
-    ("copy_data_dir.sh --utt-prefix x- data out", 1, "give --utt-prefix and --spk-prefix the same value"),
-    ("combine_data.sh out data data", 1, "is also in data; rename one"),
-    ("split_data.sh data 9", 1, "cannot make 9 parts of 2"),
-    ("split_scp.pl -j 3 3 data/utt2spk", 2, "job 3 of 3"),
-    ("split_scp.pl data/text", 2, "expected <scp>"),
-    ("filter_scp.pl missing data/text", 1, "missing: no such file"),
-    ("utt2spk_to_spk2utt.pl data/segments", 1, "utt2spk:1: expected '<utterance> <speaker>'"),
-])
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("validate_data_dir.sh nowhere", 1, "nowhere: no such data directory; prepare it first"),
+        ("validate_data_dir.sh", 2, "the following arguments are required"),
+        ("fix_data_dir.sh --nope data", 2, "unrecognized arguments: --nope"),
+        ("subset_data_dir.sh data 2", 2, "expected <source> <target> with a list"),
+        ("subset_data_dir.sh data two out", 2, "the count 'two' is not a number"),
+        ("subset_data_dir.sh data 99 out", 1, "data: 99 asked for, but there are 4; ask for fewer"),
+        ("copy_data_dir.sh --utt-prefix x- data out", 1, "give --utt-prefix and --spk-prefix the same value"),
+        ("combine_data.sh out data data", 1, "is also in data; rename one"),
+        ("split_data.sh data 9", 1, "cannot make 9 parts of 2"),
+        ("split_scp.pl -j 3 3 data/utt2spk", 2, "job 3 of 3"),
+        ("split_scp.pl data/text", 2, "expected <scp>"),
+        ("filter_scp.pl missing data/text", 1, "missing: no such file"),
+        ("utt2spk_to_spk2utt.pl data/segments", 1, "utt2spk:1: expected '<utterance> <speaker>'"),
+    ],
+)
 def test_mistakes_have_a_code_and_a_message(tool, data, line, code, message):
     ran = tool(line)
     assert (ran.returncode, message in ran.stderr, "Traceback" in ran.stderr) == (code, True, False), ran.stderr

@@ -14,7 +14,7 @@ from espnet_mt_llm.common import atomic_open, cpu_name  # noqa: E402
 
 
 def row(name: str, ours: float, peer: Optional[float], unit: str) -> dict:
-    """Build a row; ``ratio`` is peer / ours for times (unit "s", "ms", "us") and ours / peer else: above 1 we are better."""
+    """Build a row; ``ratio`` is peer / ours for times (unit s, ms, us), ours / peer else: above 1 we are better."""
     ratio = None
     if peer:
         ratio = peer / ours if unit in ("s", "ms", "us") else ours / peer
@@ -43,8 +43,12 @@ def show(rows: list[dict], path: Optional[str] = None) -> None:
     cells += [[r["name"], *(_number(r[key]) for key in ("ours", "peer", "ratio")), r["unit"]] for r in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     for line in cells:
-        print("  ".join(cell.ljust(width) if i in (0, 4) else cell.rjust(width)
-                        for i, (cell, width) in enumerate(zip(line, widths))).rstrip())
+        print(
+            "  ".join(
+                cell.ljust(width) if i in (0, 4) else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths))
+            ).rstrip()
+        )
     if rows:
         print(rows[0]["machine"])
     if path:
