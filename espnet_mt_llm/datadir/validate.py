@@ -99,7 +99,7 @@ def _check_recordings(report: Report, m: Map, audio: Optional[bool], rate: Optio
 def _check_speakers(report: Report, maps: dict[str, Map], prefix: bool) -> None:
     """Check that utt2spk has two columns and sorts by speaker as well, and that spk2utt is its inverse."""
     m = maps["utt2spk"]
-    columns = m.columns(2)
+    columns = m.columns
     if columns is None:
         rows = [line.split() for line in m.lines]
         for row, number in zip(rows, m.numbers):
@@ -259,7 +259,7 @@ def _check_ids(report: Report, maps: dict[str, Map]) -> None:
 
 def _good_segments(m: Map, recordings: Optional[set[bytes]], durations: dict[bytes, float]) -> bool:
     """Say fast that all segments are good; False means that each line needs a look."""
-    columns = m.columns(4)
+    columns = m.columns
     if columns is None:
         return False
     _, recs, begins, finishes = columns

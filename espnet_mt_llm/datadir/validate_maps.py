@@ -4,7 +4,7 @@ import functools
 import itertools
 import operator
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 
@@ -12,6 +12,7 @@ from espnet_mt_llm.common import at
 
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 _SHOWN = 5
+_COLUMNS = {"utt2spk": 2, "segments": 4}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Report:
 class Map:
     """A file as bytes: line ``i`` (from 0) has the id ``keys[i]`` and stands on line ``numbers[i]`` of the file.
 
-    ``full`` says that every id is known to be followed by a value.
+    ``full`` says that every id is known to be followed by a value; ``columns`` is there for well-formed utt2spk and
+    segments.
     """
 
     name: str
@@ -66,19 +68,24 @@ class Map:
     keys: list[bytes]
     numbers: "range | list[int]"
     full: bool = False
+    columns: Optional[list[list[bytes]]] = None
 
     @functools.cached_property
     def heads(self) -> list[bytes]:
         """Return the ids with the space that follows them."""
         return [key + b" " for key in self.keys]
 
-    def columns(self, count: int) -> Optional[list[list[bytes]]]:
-        """Split lines of exactly ``count`` words with single spaces into columns; None if there is another line."""
-        words = self.raw.split()
-        columns = [words[i::count] for i in range(count)]
-        if len(words) != count * len(self.lines) or b"\n".join(map(b" ".join, zip(*columns))) != self.raw[:-1]:
-            return None
-        return columns
+
+def _columns(name: str, raw: bytes, lines: int) -> Optional[list[list[bytes]]]:
+    """Split utt2spk or segments into columns; None where a line has another number of words, or more than one space."""
+    count = _COLUMNS.get(name)
+    if count is None:
+        return None
+    words = raw.split()
+    columns = [words[i::count] for i in range(count)]
+    if len(words) != count * lines or b"\n".join(map(b" ".join, zip(*columns))) != raw[:-1]:
+        return None
+    return columns
 
 
 def load_map(report: Report, file: Path, reference: Optional[Map]) -> Optional[Map]:
@@ -96,28 +103,37 @@ def load_map(report: Report, file: Path, reference: Optional[Map]) -> Optional[M
         report.add(name, raw.count(b"\n", 0, raw.index(b"\r")) + 1, "newline", "carriage returns (a Windows file?)")
     lines = raw.split(b"\n")
     lines.pop()
+    columns = _columns(name, raw, len(lines))
+    numbers = range(1, len(lines) + 1)
     if reference is not None and len(lines) == len(reference.keys) and b"\t" not in raw:
         values_follow = all(map(bytes.startswith, lines, reference.heads))
         if values_follow and not any(map(bytes.endswith, lines, itertools.repeat(b" "))):
-            return Map(name, raw, lines, reference.keys, reference.numbers, full=True)
-    if raw[:1] in b" \t" or b"\n " in raw or b"\n\t" in raw:
-        begin = 0 if raw[:1] in b" \t" else min(i for i in (raw.find(b"\n "), raw.find(b"\n\t")) if i >= 0) + 1
-        report.add(name, raw.count(b"\n", 0, begin) + 1, "leading-space", "the line begins with white space")
-    numbers: "range | list[int]" = range(1, len(lines) + 1)
-    try:
-        keys = [line.split(None, 1)[0] for line in lines]
-    except IndexError:
-        numbers = [i for i, line in enumerate(lines, 1) if line.strip()]
-        for i in sorted(set(range(1, len(lines) + 1)) - set(numbers)):
-            report.add(name, i, "no-empty-line", "empty line")
-        lines = [lines[i - 1] for i in numbers]
-        keys = [line.split(None, 1)[0] for line in lines]
-    loaded = Map(name, raw, lines, keys, numbers)
+            return Map(name, raw, lines, reference.keys, reference.numbers, True, columns)
+    if columns is not None:
+        loaded = Map(name, raw, lines, columns[0], numbers, True, columns)
+    else:
+        loaded = _with_keys(report, Map(name, raw, lines, [], numbers))
     _check_order(report, loaded)
-    names = raw if name in ("utt2spk", "spk2utt") else b"".join(keys) if name == "wav.scp" else b""
+    names = raw if name in ("utt2spk", "spk2utt") else b"".join(loaded.keys) if name == "wav.scp" else b""
     if names.translate(None, _ID_BYTES + b" \n"):
         _check_characters(report, loaded)
     return loaded
+
+
+def _with_keys(report: Report, m: Map) -> Map:
+    """Cut the ids off the lines; empty lines are reported and left out."""
+    name, raw, lines = m.name, m.raw, m.lines
+    if raw[:1] in b" \t" or b"\n " in raw or b"\n\t" in raw:
+        begin = 0 if raw[:1] in b" \t" else min(i for i in (raw.find(b"\n "), raw.find(b"\n\t")) if i >= 0) + 1
+        report.add(name, raw.count(b"\n", 0, begin) + 1, "leading-space", "the line begins with white space")
+    try:
+        return replace(m, keys=[line.split(None, 1)[0] for line in lines])
+    except IndexError:
+        numbers = [i for i, line in enumerate(lines, 1) if line.strip()]
+    for i in sorted(set(m.numbers) - set(numbers)):
+        report.add(name, i, "no-empty-line", "empty line")
+    lines = [lines[i - 1] for i in numbers]
+    return Map(name, raw, lines, [line.split(None, 1)[0] for line in lines], numbers)
 
 
 def _check_utf8(report: Report, name: str, raw: bytes) -> None:
