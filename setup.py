@@ -21,7 +21,7 @@ EXTRAS = {
     "train": [
         # The tasks, the trainer and the E-Branchformer are espnet2's of this release line; others move them.
         "espnet>=202511,<202512",
-        # espnet 202511 needs setuptools<74, newer torch releases need a newer one: pip finds the newest torch that fits.
+        # espnet 202511 needs setuptools<74, new torch releases need a newer one: pip finds the newest torch that fits.
         "setuptools<74",
         "torch",
         # espnet2's tasks import it, but espnet does not declare it.
@@ -37,9 +37,11 @@ EXTRAS = {
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "espnet_mt_llm/__init__.py").read_text(encoding="utf-8"))
+
 setup(
     name="espnet_mt_llm",
-    version=re.search(r'__version__ = "(.+)"', (ROOT / "espnet_mt_llm/__init__.py").read_text(encoding="utf-8")).group(1),
+    version=VERSION.group(1),
     description="Recipes for multi-talker speech recognition: who said what, when, in overlapping speech",
     packages=find_packages(include=["espnet_mt_llm*"]),
     package_data={"espnet_mt_llm": ["**/*.html", "**/*.js", "**/*.css", "**/*.txt", "**/*.json", "**/*.yaml"]},

@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # extra of setup.py → (distribution, module)
 PACKAGES = {
-    "core": [("numpy", "numpy"), ("scipy", "scipy"), ("soundfile", "soundfile"), ("pyyaml", "yaml"), ("kaldiio", "kaldiio"),
-             ("meeteval", "meeteval"), ("tqdm", "tqdm")],
+    "core": [("numpy", "numpy"), ("scipy", "scipy"), ("soundfile", "soundfile"), ("pyyaml", "yaml"),
+             ("kaldiio", "kaldiio"), ("meeteval", "meeteval"), ("tqdm", "tqdm")],
     "train": [("espnet", "espnet2"), ("torch", "torch"), ("torchaudio", "torchaudio"), ("tensorboard", "tensorboard")],
     "synth": [("espeakng-loader", "espeakng_loader")],
     "viz": [("platformdirs", "platformdirs"), ("simplejson", "simplejson")],
@@ -62,11 +62,11 @@ def slurm() -> str:
         return "no sbatch (cmd_backend=local); tools/slurm_testbed.sh install"
     environment = dict(os.environ)
     own = ROOT / "tools" / ".slurm" / "slurm.conf"
-    if "SLURM_CONF" not in environment and own.exists():
+    if "SLURM_CONF" not in environment and (own.parent / "slurmctld.pid").exists():
         environment["SLURM_CONF"] = str(own)
     try:
         listed = subprocess.run(["sinfo", "--noheader", "--format=%P %D nodes %t"], capture_output=True, text=True,
-                                timeout=10, env=environment)
+                                timeout=5, env=environment)
     except subprocess.TimeoutExpired:
         return "sbatch is there, but no controller answers"
     lines = [line.strip() for line in listed.stdout.splitlines()]

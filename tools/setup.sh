@@ -33,7 +33,10 @@ make_venv() {
     "${base}" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "${base} cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install python3-venv"
     echo "tools/setup.sh: new environment ${venv} with ${base}"
-    "${base}" -m venv "${venv}" || { rm -rf "${venv}"; fail "python -m venv failed; on Debian and Ubuntu: sudo apt-get install python3-venv"; }
+    if ! "${base}" -m venv "${venv}"; then
+        rm -rf "${venv}"
+        fail "python -m venv failed; on Debian and Ubuntu: sudo apt-get install python3-venv"
+    fi
 }
 
 check_compiler() { # meeteval and pyworld come as source: they need a C++ compiler and Python's headers
@@ -45,7 +48,8 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
 }
 
 if [ -n "${python}" ] && [ -x "${venv}/bin/python3" ]; then
-    wanted=$("$(choose_python)" -c 'import sys; print(sys.version_info[:2])')
+    base=$(choose_python)
+    wanted=$("${base}" -c 'import sys; print(sys.version_info[:2])')
     [ "${wanted}" = "$("${venv}/bin/python3" -c 'import sys; print(sys.version_info[:2])')" ] ||
         fail "${venv} holds another Python version; remove it first: rm -r ${venv}"
 fi
@@ -63,7 +67,7 @@ fi
 check_compiler
 echo "tools/setup.sh: installing ${wanted}; the first time, this takes some minutes (about 6 GB with training)"
 "${venv}/bin/python3" -m pip install --quiet --disable-pip-version-check --editable "${root}[${wanted}]" ||
-    fail "pip could not install everything (see above); run this again when the cause is repaired, what is there is kept"
+    fail "pip could not install everything (see above); repair the cause and run this again"
 printf '%s\n' "${digest}" "${wanted}" >"${installed}.tmp"
 mv "${installed}.tmp" "${installed}"
 "${venv}/bin/python3" "${root}/tools/check_install.py"

@@ -22,7 +22,7 @@ export PATH="${PATH}:/usr/sbin:/sbin" SLURM_CONF="${dir}/slurm.conf"
 fail() { echo "tools/slurm_testbed.sh: $*" >&2; exit 1; }
 
 install_packages() {
-    command -v apt-get >/dev/null || fail "no apt-get here; install slurmctld, slurmd, Slurm's client commands and munge"
+    command -v apt-get >/dev/null || fail "no apt-get here; install slurmctld, slurmd, Slurm's clients and munge"
     [ "$(id -u)" -eq 0 ] || fail "only root can install; run: sudo tools/slurm_testbed.sh install"
     apt-get update -q
     # The packages' own services are not wanted: this script starts the daemons, with its own configuration.
@@ -30,7 +30,8 @@ install_packages() {
     chmod +x /usr/sbin/policy-rc.d.testbed
     [ -e /usr/sbin/policy-rc.d ] || ln -s policy-rc.d.testbed /usr/sbin/policy-rc.d
     local code=0
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends slurmctld slurmd slurm-client munge || code=$?
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+        slurmctld slurmd slurm-client munge || code=$?
     if [ "$(readlink /usr/sbin/policy-rc.d)" = policy-rc.d.testbed ]; then rm /usr/sbin/policy-rc.d; fi
     rm /usr/sbin/policy-rc.d.testbed
     [ "${code}" -eq 0 ] || fail "apt-get could not install the packages (see above)"
@@ -46,10 +47,11 @@ print(*(s.getsockname()[1] for s in held))'
 }
 
 write_configuration() {
-    local ports user memory
+    local ports user memory each
     read -r -a ports <<<"$(free_ports)"
     user=$(id -un)
     memory=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
+    each="NodeHostname=$(hostname) NodeAddr=127.0.0.1 CPUs=${cpus} RealMemory=${memory} State=UNKNOWN"
     cat >"${dir}/slurm.conf.tmp" <<EOF
 ClusterName=testbed
 SlurmctldHost=$(hostname)(127.0.0.1)
@@ -79,8 +81,8 @@ JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 KillWait=5
 JobRequeue=1
-NodeName=${nodes[0]} NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=${ports[1]} CPUs=${cpus} RealMemory=${memory} State=UNKNOWN
-NodeName=${nodes[1]} NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=${ports[2]} CPUs=${cpus} RealMemory=${memory} State=UNKNOWN
+NodeName=${nodes[0]} Port=${ports[1]} ${each}
+NodeName=${nodes[1]} Port=${ports[2]} ${each}
 PartitionName=main Nodes=$(IFS=,; echo "${nodes[*]}") Default=YES MaxTime=INFINITE State=UP
 EOF
     mv "${dir}/slurm.conf.tmp" "${dir}/slurm.conf"

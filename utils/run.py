@@ -1,7 +1,8 @@
 #!/usr/bin/env -S python3 -S
 r"""Run a command, or the jobs JOB=1:N of one, on this machine; logs get a header and a footer.
 
-usage: run.py [--max-jobs-run m] [--num-threads n] [--gpu g] [--pick all|failed|incomplete] [JOB=1:N] log/x.JOB.log command …
+usage: run.py [--max-jobs-run m] [--num-threads n] [--gpu g] [--pick all|failed|incomplete]
+              [JOB=1:N] log/x.JOB.log command …
 
 JOB is replaced by the job's number in the log's name and in the command, where it stands as a word of its own
 (x.JOB.scp, split4/JOB/wav.scp, ${JOB}). Pipes and redirections are given as words of their own: \|, \>file.

@@ -1,8 +1,8 @@
 #!/usr/bin/env -S python3 -S
 r"""Run a command, or the jobs JOB=1:N of one as a job array, through Slurm, and wait; logs get a header and a footer.
 
-usage: slurm.py [--mem 4G] [--time 1:00:00] [--num-threads n] [--gpu g] [--max-jobs-run m] [--pick all|failed|incomplete]
-                [--config conf/slurm.conf] [JOB=1:N] log/x.JOB.log command …
+usage: slurm.py [--mem 4G] [--time 1:00:00] [--num-threads n] [--gpu g] [--max-jobs-run m] [--config conf/slurm.conf]
+                [--pick all|failed|incomplete] [JOB=1:N] log/x.JOB.log command …
 
 JOB is replaced by the job's number in the log's name and in the command, where it stands as a word of its own
 (x.JOB.scp, split4/JOB/wav.scp, ${JOB}). Pipes and redirections are given as words of their own: \|, \>file.

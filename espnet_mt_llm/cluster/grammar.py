@@ -52,12 +52,13 @@ class Launch:
         """
         value = str(self.options.get(option, default))
         if not value.isdigit() or int(value) < least:
-            raise UserError(f"--{option} {value}: not a whole number of at least {least}; write --{option} {max(default, least)}")
+            raise UserError(f"--{option} {value}: not a whole number of at least {least}; "
+                            f"write --{option} {max(default, least)}")
         return int(value)
 
 
 def fill(text: str, variable: Optional[str], number: int, by: str = "") -> str:
-    """Replace ``variable`` by ``number`` (or ``by``) where it is a word of its own; ``JOBS``, ``MY_JOB`` stay as they are.
+    """Replace ``variable`` by ``number`` (or ``by``) where it is a word of its own, unlike ``JOBS`` and ``MY_JOB``.
 
     >>> fill("split4/JOB/x.JOB.scp ${JOB} JOBS", "JOB", 3)
     'split4/3/x.3.scp 3 JOBS'
@@ -72,7 +73,7 @@ def _delimited(variable: str) -> "re.Pattern[str]":
 
 
 def shell_line(words: Iterable[str]) -> str:
-    r"""Join words into a bash command line; operators given as words of their own (``\|``, ``\>file``) keep their meaning.
+    r"""Join words into a bash line; operators given as words of their own (``\|``, ``\>file``) keep their meaning.
 
     >>> shell_line(["gunzip", "-c", "a b.gz", "|", "wc", "-l", ">n"])
     "gunzip -c 'a b.gz' | wc -l >n"
@@ -101,7 +102,8 @@ def parse(arguments: Sequence[str], more_options: Iterable[str] = ()) -> Launch:
         variable = match.group(1)
         first, last = int(match.group(2)), int(match.group(3) or match.group(2))
         if first < 1 or last < first:
-            raise UserError(f"{match.group(0)}: job numbers start at 1 and rise; write {variable}=1:{max(first, last, 1)}")
+            raise UserError(f"{match.group(0)}: job numbers start at 1 and rise; "
+                            f"write {variable}=1:{max(first, last, 1)}")
         numbers = tuple(range(first, last + 1))
     elif words and re.match(r"[A-Za-z_]\w*=", words[0]):
         raise UserError(f"{words[0]}: not a range of jobs; write e.g. JOB=1:4")
@@ -140,11 +142,11 @@ def _check(launch: Launch) -> None:
     if launch.variable is None:
         return
     if len(launch.numbers) > 1 and launch.log_of(1) == launch.log_of(2):
-        raise UserError(f"{launch.log}: all jobs would write to this log; put {launch.variable} into its name as a word "
-                        f"of its own, e.g. log/x.{launch.variable}.log")
+        raise UserError(f"{launch.log}: all jobs would write to this log; put {launch.variable} into its name "
+                        f"as a word of its own, e.g. log/x.{launch.variable}.log")
     for word in (launch.log, *launch.command):
         for match in _delimited(launch.variable).finditer(word):
             component = word[:match.end()] + word[match.end():].split("/", 1)[0]
             if "/" in word and os.path.isdir(component):
-                raise UserError(f"{component}: this directory exists, so {launch.variable} in it is no job number; "
-                                f"choose another variable, e.g. NUMBER=1:{len(launch.numbers)}, or rename the directory")
+                raise UserError(f"{component}: this directory exists, so {launch.variable} in it is no job number; choose "
+                                f"another variable, e.g. NUMBER=1:{len(launch.numbers)}, or rename the directory")

@@ -136,15 +136,14 @@ def _wait_for(jobs: Jobs, watched: set) -> Optional[int]:
 @command
 def main() -> None:
     """Entry of ``utils/run.py``."""
-    arguments = sys.argv[1:]
+    program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
     launch = parse(arguments, option_names())
     numbers = picked(launch)
     if not numbers:
-        print(f"{os.path.basename(sys.argv[0])}: nothing to run again, all {len(launch.numbers)} jobs ended with code 0",
-              file=sys.stderr)
+        print(f"{program}: nothing to run again, all {len(launch.numbers)} jobs ended with code 0", file=sys.stderr)
         return
     codes, received = run(launch, numbers)
     if received:
-        print(f"{os.path.basename(sys.argv[0])}: stopped by a signal; the jobs that ran were stopped too", file=sys.stderr)
+        print(f"{program}: stopped by a signal; the jobs that ran were stopped too", file=sys.stderr)
         sys.exit(128 + received)
     sys.exit(conclude(launch, codes, sys.argv[0], arguments))

@@ -21,7 +21,7 @@ def clock(seconds: float) -> str:
 
 
 class StatusLine:
-    """Jobs ended, time spent and left, and the newest line of a running job's log; silent where stderr is no terminal."""
+    """Jobs ended, time spent and left, the newest line of a running job's log; silent where stderr is no terminal."""
 
     def __init__(self, total: int, after: float = 2.0) -> None:
         """Show nothing in the first ``after`` seconds."""

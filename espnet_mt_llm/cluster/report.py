@@ -48,8 +48,8 @@ def conclude(launch: Launch, codes: Mapping[int, Optional[int]], program: str, a
         return 0
     first, log = failed[0], launch.log_of(failed[0])
     how = "was killed or never started" if codes[first] is None else f"code {codes[first]}"
-    lines = [f"{name}: {len(failed)} / {len(codes)} failed; "
-             + (f"job {first} ({how}), its log {log} ends with:" if launch.variable else f"{how}, its log {log} ends with:")]
+    how = f"job {first} ({how})" if launch.variable else how
+    lines = [f"{name}: {len(failed)} / {len(codes)} failed; {how}, its log {log} ends with:"]
     lines += [f"  | {line}" for line in tail(log)]
     others = [str(launch.log_of(n)) for n in failed[1:]]
     if others:

@@ -25,8 +25,10 @@ SCRIPT = """#!/usr/bin/env bash
 # One task of: {line}
 cd {cwd} || exit 1
 if [ -e path.sh ]; then . ./path.sh; fi
-exec python3 -S -c 'import sys; sys.path.insert(0, sys.argv.pop(1)); from espnet_mt_llm.cluster.task import main; main()' \\
-    {root} "${{SLURM_ARRAY_TASK_ID:-1}}" {arguments}
+exec python3 -S -c 'import sys
+sys.path.insert(0, sys.argv.pop(1))
+from espnet_mt_llm.cluster.task import main
+main()' {root} "${{SLURM_ARRAY_TASK_ID:-1}}" {arguments}
 """
 
 

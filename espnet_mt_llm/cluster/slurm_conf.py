@@ -1,6 +1,5 @@
 """``conf/slurm.conf``: how a site's options become flags of sbatch (Kaldi's ``command/option/default`` lines)."""
 
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,7 @@ def read(path: str) -> SlurmConf:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise at(path, None, "no such file", "give --config or make a recipe with egs2/TEMPLATE/mtasr1/setup.sh") from None
+        raise at(path, None, "no such file", "give --config, or make a recipe by egs2/TEMPLATE/mtasr1/setup.sh") from None
     command, options, defaults = ["sbatch"], {}, {}
     for number, line in enumerate(lines, 1):
         line = line.split("#", 1)[0].strip()
@@ -75,9 +74,11 @@ def read(path: str) -> SlurmConf:
 
 
 def option_names(path: Optional[str] = None) -> list:
-    """Return the option names of a configuration, none when there is no such file: every backend accepts the same ones."""
-    path = path or os.environ.get("SLURM_OPTIONS_CONF") or PATH
+    """Return the option names of a configuration, none when there is no such file.
+
+    A site's own options are accepted on the local machine as well: the same recipe runs there.
+    """
     try:
-        return list(read(path).options)
+        return list(read(path or PATH).options)
     except UserError:
         return []

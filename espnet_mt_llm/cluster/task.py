@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import command
-from espnet_mt_llm.cluster.grammar import Launch
+from espnet_mt_llm.cluster.grammar import Launch, parse
 
 MARKS = re.compile(rb"^# (?:Started at|Ended \(code (\d+)\) at) .*$", re.MULTILINE)
 FRAME = re.compile(r"# (Running on|Started at|Accounting:|Ended \(code) |#$")
@@ -37,8 +37,8 @@ class Task:
             size = f.seek(0, os.SEEK_END)
             f.seek(max(0, size - 1))
             newline = b"" if f.read(1) in (b"\n", b"") else b"\n"
-            f.write(newline + f"# Accounting: time={elapsed} threads=1\n# Ended (code {code}) at {time.strftime(STAMP)}, "
-                    f"elapsed time {elapsed} seconds\n".encode())
+            f.write(newline + f"# Accounting: time={elapsed} threads=1\n"
+                    f"# Ended (code {code}) at {time.strftime(STAMP)}, elapsed time {elapsed} seconds\n".encode())
         return code
 
 
@@ -120,9 +120,7 @@ def tail(log: Path, lines: int = 20) -> list:
 
 @command
 def main() -> None:
-    """Run one job on the machine that a scheduler chose: ``python -m espnet_mt_llm.cluster.task NUMBER <launcher grammar>``."""
-    from espnet_mt_llm.cluster.grammar import parse
-
+    """Run one job on the machine that a scheduler chose; arguments: its number, then the launcher's grammar."""
     number, words = int(sys.argv[1]), sys.argv[2:]
     launch = parse(words)
     task = start(launch, number, environment_of(launch), append=True)

@@ -64,14 +64,16 @@ def test_pick_failed_takes_killed_and_absent_jobs_too(run_py, tmp_path: Path) ->
 
 
 def test_max_jobs_run_limits_how_many_run_together(run_py, tmp_path: Path) -> None:
-    run_py("--max-jobs-run", "2", "JOB=1:5", "log/x.JOB.log", "bash", "-c", "date +%s.%N > s.JOB; sleep 0.1; date +%s.%N > e.JOB")
+    job = "date +%s.%N > s.JOB; sleep 0.1; date +%s.%N > e.JOB"
+    run_py("--max-jobs-run", "2", "JOB=1:5", "log/x.JOB.log", "bash", "-c", job)
     spans = [(float((tmp_path / f"s.{n}").read_text()), float((tmp_path / f"e.{n}").read_text())) for n in range(1, 6)]
     together = [sum(s <= start < e for s, e in spans) for start, _ in spans]
     assert max(together) == 2
 
 
 def test_threads_reach_the_job_and_operators_work(run_py, tmp_path: Path) -> None:
-    assert run_py("--num-threads", "3", "log/x.log", "echo", "${OMP_NUM_THREADS}", "|", "tr", "3", "t", ">out").returncode == 0
+    done = run_py("--num-threads", "3", "log/x.log", "echo", "${OMP_NUM_THREADS}", "|", "tr", "3", "t", ">out")
+    assert done.returncode == 0
     assert (tmp_path / "out").read_text() == "t\n"
 
 

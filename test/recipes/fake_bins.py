@@ -1,4 +1,4 @@
-"""Stand-ins for the commands that the stage driver runs: they write what the next stage looks for, and what they were asked."""
+"""Stand-ins for the commands that the stage driver runs: they write what the next stage looks for."""
 
 import shutil
 import sys

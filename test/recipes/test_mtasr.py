@@ -140,7 +140,8 @@ def test_all_stages_run_once_in_order_and_are_skipped_afterwards(recipe: Recipe)
     (("--stage", "clips", "--stop_stage", "tokens"), ["clips", "enroll", "tokens"]),
     (("--stage", "6", "--stop_stage", "train"), ["train"]),
     (("--stage", "score"), ["score", "results", "pack"]),
-    (("--skip_train", "true", "--skip_eval", "true", "--skip_packing", "true"), ["data", "simulate", "clips", "enroll", "tokens"]),
+    (("--skip_train", "true", "--skip_eval", "true", "--skip_packing", "true"),
+     ["data", "simulate", "clips", "enroll", "tokens"]),
     (("--skip_data_prep", "true", "--skip_eval", "true"), ["train", "pack"]),
 ])
 def test_stages_are_chosen_by_name_number_or_skipped(recipe: Recipe, words: tuple, names: list) -> None:
@@ -214,10 +215,12 @@ def test_what_was_removed_is_made_again(finished: Recipe) -> None:
 
 
 @pytest.mark.parametrize("stage, needs, maker", [
-    ("simulate", "data", "data"), ("clips", "data/train_sim/wav.scp", "simulate"), ("tokens", "dump/train_sim/supervision", "clips"),
+    ("simulate", "data", "data"), ("clips", "data/train_sim/wav.scp", "simulate"),
+    ("tokens", "dump/train_sim/supervision", "clips"),
     ("train", "dump/train_sim/supervision", "clips"), ("decode", "exp/sctc/01_sctc_first", "train"),
     ("score", "exp/sctc/01_sctc_first/decode_sctc/test_2mix/hyp.seglst.json", "decode"),
-    ("results", "exp/sctc/01_sctc_first/decode_sctc/test_2mix/score.json", "score"), ("pack", "exp/sctc/01_sctc_first", "train"),
+    ("results", "exp/sctc/01_sctc_first/decode_sctc/test_2mix/score.json", "score"),
+    ("pack", "exp/sctc/01_sctc_first", "train"),
 ])
 def test_a_stage_before_its_inputs_names_the_stage_to_run(recipe: Recipe, stage: str, needs: str, maker: str) -> None:
     shown = recipe.run("--stage", stage, code=1)

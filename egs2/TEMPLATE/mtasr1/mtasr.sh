@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The stage driver of every recipe; a recipe's run.sh calls it with its own sets and configurations.
 # usage: ./run.sh [--stage train] [--stop_stage score] [--system sctc] [options below]
-# Stages, by number or name: 1 data, 2 simulate, 3 clips, 4 enroll, 5 tokens, 6 train, 7 decode, 8 score, 9 results, 10 pack.
+# Stages, by number or name: 1 data, 2 simulate, 3 clips, 4 enroll, 5 tokens, 6 train, 7 decode, 8 score, 9 results,
+# 10 pack.
 # A finished stage whose commands, configurations and input files are what they were is skipped.
 set -euo pipefail
 shopt -s inherit_errexit nullglob
@@ -94,7 +95,8 @@ run() { # a command, or only its text
     fi
 }
 
-unit() { # STAMP FUNCTION ARGUMENTS: one piece of work on ${inputs[@]} that makes ${outputs[@]}; skipped when nothing changed
+# STAMP FUNCTION ARGUMENTS: one piece of work on ${inputs[@]} that makes ${outputs[@]}, skipped when nothing changed
+unit() {
     local stamp=$1 plan answer
     shift
     if ${dry_run}; then "$@"; return; fi
@@ -156,7 +158,8 @@ with_corpora() { # the corpora belong to the plan
 }
 
 make_simulation() {
-    run ${python} -m espnet_mt_llm.bin.draw_mixtures --config conf/simulate.yaml --data_dir "${datadir}" --debug "${debug}"
+    run ${python} -m espnet_mt_llm.bin.draw_mixtures --config conf/simulate.yaml --data_dir "${datadir}" \
+        --debug "${debug}"
     local dir sets=("${datadir}/<each set whose audio is written>")
     if ! ${printing}; then mapfile -t sets < <(data_dirs simulated); fi
     for dir in "${sets[@]}"; do
@@ -223,7 +226,7 @@ task_of() { # STEP: the task in NN_<task>_<what>, the longest name that there is
     local name=${1#*_}
     while [ ! -e "${MAIN_ROOT}/espnet_mt_llm/bin/train_${name}.py" ]; do
         [[ ${name} == *_* ]] || fail "conf/${system}/$1.yaml: no task is called so; name it NN_<task>_<what>.yaml," \
-            "tasks: $(cd "${MAIN_ROOT}/espnet_mt_llm/bin" && printf '%s ' train_*.py | sed -E 's/train_|\.py//g')"
+            "tasks: $(cd "${MAIN_ROOT}/espnet_mt_llm/bin" && printf '%s ' train_*.py | sed 's/train_//g; s/\.py//g')"
         name=${name%_*}
     done
     echo "${name}"
@@ -255,7 +258,8 @@ stage_train() {
     for step in "${steps[@]}"; do
         task=$(task_of "${step}")
         # A step starts from what the one before it has learnt: when that ran again, this one does.
-        inputs=("conf/${system}/${step}.yaml" "${token_list}" "${dumpdir}/${train_set}" "${dumpdir}/${valid_set}" "${before[@]}")
+        inputs=("conf/${system}/${step}.yaml" "${token_list}" "${before[@]}")
+        inputs+=("${dumpdir}/${train_set}" "${dumpdir}/${valid_set}")
         outputs=("${expdir}/${system}/${step}/train.log")
         unit "${expdir}/.done/train.${system}.${step}" train_step "${step}" "${task}"
         before=("${expdir}/.done/train.${system}.${step}")
@@ -273,7 +277,8 @@ decode_set() { # SET CONFIGURATION TASK
 }
 
 stage_decode() {
-    local set config trained=${expdir}/.done/train.${system}.${last_step}
+    local set config last_task trained=${expdir}/.done/train.${system}.${last_step}
+    last_task=$(task_of "${last_step}")
     made_by train "${trained}" "${model_dir}"
     for config in ${inference_config}; do
         [ -e "${config}" ] || fail "${config}: no such file; give --inference_config"
@@ -281,7 +286,7 @@ stage_decode() {
             made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
             inputs=("${config}" "${trained}" "${dumpdir}/${set}")
             outputs=("${model_dir}/$(basename "${config}" .yaml)/${set}/hyp.seglst.json")
-            unit "${expdir}/.done/decode.$(tag_of "${config}" "${set}")" decode_set "${set}" "${config}" "$(task_of "${last_step}")"
+            unit "${expdir}/.done/decode.$(tag_of "${config}" "${set}")" decode_set "${set}" "${config}" "${last_task}"
         done
     done
 }
@@ -291,7 +296,8 @@ tag_of() { # CONFIGURATION SET
 }
 
 score_set() { # SET DECODE-DIR
-    run ${python} -m espnet_mt_llm.bin.score_decode --ref "${dumpdir}/$1" --hyp "$2" --unit "${unit}" --profile "${profile}"
+    run ${python} -m espnet_mt_llm.bin.score_decode --ref "${dumpdir}/$1" --hyp "$2" \
+        --unit "${unit}" --profile "${profile}"
 }
 
 stage_score() {
@@ -366,7 +372,8 @@ run_stage() { # NUMBER
 said_why() { # on exit: a failure names its stage, and how to go on
     local code=$?
     if [ "${code}" -ne 0 ] && [ -n "${current}" ]; then
-        echo "mtasr.sh: stopped in stage ${current} (exit code ${code}); what is finished is kept, run the same command again" >&2
+        echo "mtasr.sh: stopped in stage ${current} (exit code ${code});" \
+            "what is finished is kept, run the same command again" >&2
     fi
 }
 

@@ -10,7 +10,10 @@ debug=false   # a few recordings only
 . ./db.sh
 . ./path.sh
 
-[ -d "${CORPUS}" ] || { echo "local/data.sh: ${CORPUS} is not there; set CORPUS in db.sh or in the environment" >&2; exit 1; }
-echo "local/data.sh: write here the command that makes ${datadir}/<set>/{wav.scp,segments,utt2spk,text} (nj=${nj}," \
-    "lang=${lang}, debug=${debug}), e.g. python3 -m espnet_mt_llm.bin.prepare_<corpus> --root ${CORPUS} --out ${datadir}" >&2
+if [ ! -d "${CORPUS}" ]; then
+    echo "local/data.sh: ${CORPUS} is not there; set CORPUS in db.sh or in the environment" >&2
+    exit 1
+fi
+echo "local/data.sh: write here the command that makes ${datadir}/<set>/{wav.scp,segments,utt2spk,text}, e.g." \
+    "python3 -m espnet_mt_llm.bin.prepare_<corpus> --root ${CORPUS} --out ${datadir} --nj ${nj} --debug ${debug}" >&2
 exit 1
