@@ -76,6 +76,11 @@ def make_results(out_readme: str, out_json: str, out_html: str, **_: str) -> Non
         write(Path(name))
 
 
+def show_results(page: str, **_: str) -> None:
+    """Say where the page is."""
+    print(f"see {page}")
+
+
 def pack_model(model_dir: str, out: str) -> None:
     """Pack."""
     shutil.copy(Path(model_dir, "checkpoint"), out)

@@ -122,15 +122,15 @@ def finished(finished_root: Path, tmp_path: Path) -> Recipe:
 def test_all_stages_run_once_in_order_and_are_skipped_afterwards(recipe: Recipe) -> None:
     shown = recipe.run()
     assert recipe.calls() == ["data.sh", "validate", "draw_mixtures", "write_mixtures", "write_mixtures", "write_mixtures",
-                              "write_mixtures", "validate", *["validate", "make_clips", "make_clips", "merge_clips"] * 3,
+                              "write_mixtures", "validate", *["make_clips", "make_clips", "merge_clips"] * 3,
                               "make_token_list", "train_sctc", "decode_sctc", "decode_sctc", "merge_decode",
-                              "score_decode", "make_results", "pack_model"]
+                              "score_decode", "make_results", "show_results", "pack_model"]
     assert not (recipe.path / "data/train_sim/audio").exists(), "a streamed set has no audio"
     for stage in STAGES:
         assert f"({stage}): done in" in shown
-    assert f"{recipe.path}/exp/results.html" in shown
+    assert f"see {recipe.path}/exp/results.html" in shown
     again = recipe.run()
-    assert recipe.calls() == []
+    assert recipe.calls() == ["show_results"]
     for stage in STAGES:
         assert again.count(f"({stage}): nothing changed, skipped") == 1
 
@@ -164,7 +164,8 @@ def test_a_changed_configuration_trains_anew_and_keeps_the_old_model(finished: R
     finished.write("conf/sctc/01_sctc_first.yaml", "lr: 2\n")
     shown = finished.run()
     # The scores are what they were, so the page stays.
-    assert finished.calls() == ["train_sctc", "decode_sctc", "decode_sctc", "merge_decode", "score_decode", "pack_model"]
+    assert finished.calls() == ["train_sctc", "decode_sctc", "decode_sctc", "merge_decode", "score_decode",
+                                "show_results", "pack_model"]
     assert "conf/sctc/01_sctc_first.yaml changed, runs again" in shown
     assert (finished.path / "exp/sctc/01_sctc_first/checkpoint").read_text() == "epoch\n" * 3
     assert [p.read_text() for p in finished.path.glob("exp/.old/*/sctc/01_sctc_first/checkpoint")] == ["epoch\n" * 3]
@@ -197,7 +198,15 @@ def test_changed_data_run_everything_behind_them(finished: Recipe) -> None:
 
 def test_more_jobs_or_another_backend_change_nothing(finished: Recipe) -> None:
     finished.run("--nj", "3", "--inference_nj", "1", "--num_threads", "1")
-    assert finished.calls() == []
+    assert finished.calls() == ["show_results"]
+
+
+def test_a_data_directory_made_by_hand_is_checked(recipe: Recipe) -> None:
+    for name in ("train_sim", "dev_sim", "test_2mix"):
+        recipe.write(f"data/{name}/wav.scp", "a a.wav\n")
+        recipe.write(f"data/{name}/text", "a hello\n")
+    recipe.run("--stage", "clips", "--stop_stage", "train")
+    assert recipe.calls()[:4] == ["validate", "make_clips", "make_clips", "merge_clips"]
 
 
 def test_force_runs_again(finished: Recipe) -> None:
@@ -209,8 +218,8 @@ def test_what_was_removed_is_made_again(finished: Recipe) -> None:
     shutil.rmtree(finished.path / "dump/test_2mix")
     shutil.rmtree(finished.path / "exp/sctc/01_sctc_first/decode_sctc")
     shown = finished.run()
-    assert finished.calls() == ["validate", "make_clips", "make_clips", "merge_clips", "decode_sctc", "decode_sctc",
-                                "merge_decode", "score_decode"]
+    assert finished.calls() == ["make_clips", "make_clips", "merge_clips", "decode_sctc", "decode_sctc",
+                                "merge_decode", "score_decode", "show_results"]
     assert "dump/test_2mix/supervision is missing, runs again" in shown
 
 

@@ -73,8 +73,17 @@ stage_number() { # NAME-OR-NUMBER OPTION
     fail "--$2 $1: no such stage; stages: ${names[*]:1}"
 }
 
-again() { # STAGE: the command that runs one stage with the options that choose the files
-    local line="./run.sh --stage $1 --stop_stage $1"
+command_line() { # OPTIONS: run.sh with them and those that choose the files
+    local line="./run.sh $*"
+    if ${debug}; then line+=" --debug true"; fi
+    if [ "${lang}" != "${recipe_lang}" ]; then line+=" --lang ${lang}"; fi
+    echo "${line}"
+}
+
+again_all() { # CONFIGURATION: the command that makes a result from nothing
+    local line="./run.sh --system ${system}"
+    if [ "$1" != "conf/decode_$(task_of "${last_step}").yaml" ]; then line+=" --inference_config $1"; fi
+    if [ -n "${train_args}" ]; then line+=" --train_args '${train_args}'"; fi
     if ${debug}; then line+=" --debug true"; fi
     if [ "${lang}" != "${recipe_lang}" ]; then line+=" --lang ${lang}"; fi
     echo "${line}"
@@ -84,7 +93,8 @@ made_by() { # STAGE STAMP PATH: stop unless an earlier stage has finished making
     if ${dry_run} || { [ -e "$2" ] && [ -e "$3" ]; }; then return; fi
     local why="is not there"
     if [ -e "$3" ]; then why="is not finished"; fi
-    fail "stage ${current} needs $3, which ${why}; run stage $(stage_number "$1" stage) ($1) first: $(again "$1")"
+    fail "stage ${current} needs $3, which ${why}; run stage $(stage_number "$1" stage) ($1) first:" \
+        "$(command_line --stage "$1" --stop_stage "$1")"
 }
 
 run() { # a command, or only its text
@@ -183,8 +193,9 @@ stage_simulate() {
     unit "${datadir}/.done/simulate" make_simulation
 }
 
-make_clips() { # SET
-    run utils/validate_data_dir.sh "${datadir}/$1"
+make_clips() { # SET MAKER
+    # What its stage has finished was checked there; a directory made by hand is checked here.
+    if ${printing} || [ ! -e "${datadir}/.done/$2" ]; then run utils/validate_data_dir.sh "${datadir}/$1"; fi
     run ${train_cmd} --name clips "JOB=1:${nj}" "${dumpdir}/log/make_clips_$1.JOB.log" \
         ${python} -m espnet_mt_llm.bin.make_clips --data_dir "${datadir}/$1" --out_dir "${dumpdir}/$1" \
         --policy "${clip_policy}" --max_clip "${max_clip}" --rate "${fs}" --job JOB --num_jobs "${nj}"
@@ -203,7 +214,7 @@ stage_clips() {
             made_by "${maker}" "${datadir}/.done/${maker}" "${datadir}/${set}/wav.scp"
         fi
         inputs=("${datadir}/${set}") outputs=("${dumpdir}/${set}/supervision")
-        unit "${dumpdir}/.done/clips.${set}" make_clips "${set}"
+        unit "${dumpdir}/.done/clips.${set}" make_clips "${set}" "${maker}"
     done
 }
 
@@ -244,7 +255,8 @@ train_step() { # STEP TASK
     if ! ${printing}; then log "stage train: $1, log: ${dir}/train.log"; fi
     # shellcheck disable=SC2086
     run ${cuda_cmd} --gpu "${ngpu}" --num-threads "${num_threads}" --name "$1" "${dir}/train.log" \
-        ${python} -m "espnet_mt_llm.bin.train_$2" --config "conf/${system}/$1.yaml" --token_list "${token_list}" \
+        ${python} -m "espnet_mt_llm.bin.train_$2" --config "conf/${system}/$1.yaml" \
+        --token_list "${token_list}" --token_type "${token_type}" --profile "${profile}" --rate "${fs}" \
         --train_dir "${dumpdir}/${train_set}" --valid_dir "${dumpdir}/${valid_set}" --output_dir "${dir}" \
         --ngpu "${ngpu}" "${options[@]}" ${train_args}
 }
@@ -268,12 +280,13 @@ stage_train() {
 
 decode_set() { # SET CONFIGURATION TASK
     local dir=${model_dir}/$(basename "$2" .yaml)/$1 options=() launch=(${decode_cmd})
-    if ${gpu_inference}; then options=(--ngpu 1) launch=(${cuda_cmd} --gpu 1); fi
+    if ${gpu_inference}; then options=(--device cuda) launch=(${cuda_cmd} --gpu 1); fi
     # shellcheck disable=SC2086
     run "${launch[@]}" --name decode "JOB=1:${inference_nj}" "${dir}/log/decode.JOB.log" \
         ${python} -m "espnet_mt_llm.bin.decode_$3" --config "$2" --model_dir "${model_dir}" --data_dir "${dumpdir}/$1" \
         --out_dir "${dir}" --job JOB --num_jobs "${inference_nj}" "${options[@]}" ${inference_args}
-    run ${python} -m espnet_mt_llm.bin.merge_decode --out_dir "${dir}" --num_jobs "${inference_nj}"
+    run ${python} -m espnet_mt_llm.bin.merge_decode --out_dir "${dir}" --num_jobs "${inference_nj}" \
+        --command "$(command_line --system "${system}" --inference_config "$2")"
 }
 
 stage_decode() {
@@ -330,7 +343,8 @@ stage_results() {
     inputs=("${expdir}"/*/*/*/*/score.json "${expdir}"/*/*/history.json)
     outputs=("${top}README.md" "${top}results.json" "${expdir}/results.html")
     unit "${expdir}/.done/results" make_page
-    if ! ${dry_run}; then log "results: ${top}README.md and, in a browser, ${PWD}/${expdir}/results.html"; fi
+    # Shown also when nothing is new.
+    run ${python} -m espnet_mt_llm.bin.show_results --exp "${expdir}" --page "${PWD}/${expdir}/results.html"
 }
 
 make_package() {
