@@ -71,8 +71,9 @@ def submission(launch: Launch, conf: SlurmConf, numbers: Sequence[int], script: 
 
 
 def environment() -> dict:
-    """Return the environment for sbatch: inside a job, that job's own settings must not shape the new one."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
+    """Return the environment for sbatch, without what holds only here: an outer job's settings, a process number."""
+    return {k: v for k, v in os.environ.items()
+            if k == "SLURM_CONF" or not (k.startswith("SLURM_") or k == "MTASR_PID")}
 
 
 class Submission:
