@@ -343,8 +343,10 @@ stage_results() {
     inputs=("${expdir}"/*/*/*/*/score.json "${expdir}"/*/*/history.json)
     outputs=("${top}README.md" "${top}results.json" "${expdir}/results.html")
     unit "${expdir}/.done/results" make_page
-    # Shown also when nothing is new.
-    run ${python} -m espnet_mt_llm.bin.show_results --exp "${expdir}" --page "${PWD}/${expdir}/results.html"
+    # make_results has shown the table; when nothing is new, it is shown all the same.
+    if ! ${dry_run} && [ "${new}" -eq 0 ]; then
+        ${python} -m espnet_mt_llm.bin.show_results --exp "${expdir}" --page "${PWD}/${expdir}/results.html"
+    fi
 }
 
 make_package() {
