@@ -40,7 +40,14 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
         try:
             main(*args, **kwargs)
         except UserError as e:
-            print(e, file=sys.stderr)
+            # A data loader's worker hands its whole traceback over as the message; the last line is the user's.
+            text = str(e).strip()
+            print(text.rsplit("UserError: ", 1)[-1] if "Traceback" in text else text, file=sys.stderr)
+            sys.exit(1)
+        except ModuleNotFoundError as e:
+            if (e.name or "").partition(".")[0] == __package__:
+                raise
+            print(f"the Python package '{e.name}' is missing; tools/check_install.py says how to get it", file=sys.stderr)
             sys.exit(1)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -184,12 +191,15 @@ def str2bool(text: str) -> bool:
 
 
 def git_commit(directory: Optional[Pathlike] = None) -> str:
-    """Return the commit of the checkout this package lives in, with ``-dirty`` after changes, or ``unknown``."""
+    """Return the commit of the checkout this package lives in, with ``-dirty`` after changes, or ``unknown``.
+
+    What a recipe generates (README, results.json) is no change.
+    """
     where = str(directory or Path(__file__).resolve().parent)
     try:
         head = subprocess.run(["git", "-C", where, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-        state = subprocess.run(["git", "-C", where, "status", "--porcelain", "--untracked-files=no", "--", ":/espnet_mt_llm"],
-                               capture_output=True, text=True)
+        state = subprocess.run(["git", "-C", where, "status", "--porcelain", "--", ":/espnet_mt_llm", ":/egs2", ":/utils",
+                                ":!/egs2/*/*/README.md", ":!/egs2/*/*/results.json"], capture_output=True, text=True)
     except OSError:
         return "unknown"
     if head.returncode:

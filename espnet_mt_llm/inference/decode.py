@@ -1,7 +1,8 @@
 """Decode a directory of clips with a model that transcribes batches; write SegLST, talker counts and timing."""
 
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -36,21 +37,30 @@ class DecodeConfig:
     device: str = "cpu"
 
     @classmethod
-    def load(cls, path: Optional[Pathlike]) -> "DecodeConfig":
-        """Read and check a YAML file; the defaults without one.
+    def load(cls, path: Optional[Pathlike] = None, **changes: Any) -> "DecodeConfig":
+        """Read a YAML file (the defaults without one), apply ``changes`` that are not None, and check the values.
 
         Raises:
             UserError: an unknown key or a value that makes no sense.
         """
-        config = from_mapping(cls, load_yaml(path) or {}, path) if path else cls()
-        where = path or "decode configuration"
+        where = path or "decode options"
+        values = (load_yaml(path) or {}) if path else {}
+        config = from_mapping(cls, values, where)
+        config = replace(config, **{key: value for key, value in changes.items() if value is not None})
         if config.count not in ("head", "oracle", "forced"):
             raise at(where, None, f"count: '{config.count}'", "it is head, oracle or forced")
         if (config.count == "forced") != (config.num_talkers is not None):
             raise at(where, None, f"count: {config.count} with num_talkers: {config.num_talkers}",
                      "num_talkers goes with count: forced")
-        if config.batch_size < 1 or config.num_threads < 1:
-            raise at(where, None, "batch_size and num_threads must be at least 1")
+        for key in ("batch_size", "num_threads", "num_talkers"):
+            value = getattr(config, key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise at(where, None, f"{key}: {value!r}", "a whole number of at least 1 is expected")
+        try:
+            if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
+                raise at(where, None, f"device: {config.device}, but torch finds no GPU", "use device: cpu")
+        except (RuntimeError, TypeError):
+            raise at(where, None, f"device: {config.device!r}", "use cpu, cuda or cuda:<n>") from None
         return config
 
     def describe(self) -> str:
@@ -88,6 +98,8 @@ class Transcriber:
         self.config = config
         self.model, self.args, self.weights = load_model(model_dir, "sctc", config.weights, config.device)
         self.tokenizer = task_class("sctc").tokenizer(self.args)
+        record = Path(model_dir) / "environment.json"
+        self.training = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
         self.load_seconds = time.perf_counter() - begin
 
     def __call__(self, clips: Sequence[np.ndarray], counts: Optional[Sequence[int]] = None
@@ -130,7 +142,7 @@ def decode(model_dir: Pathlike, data_dir: Pathlike, config: DecodeConfig, job: i
         samples = [as_samples(read_audio(wav[clip])[::-1], run.args.rate, clip) for clip in clips]
         given = None
         if config.count != "head":
-            given = [reference[c] if config.count == "oracle" else config.num_talkers or 1 for c in clips]
+            given = [reference[c] if config.count == "oracle" else config.num_talkers for c in clips]
         texts, predicted = run(samples, given)
         wall += time.perf_counter() - begin
         for clip, talkers, count, speech in zip(clips, texts, predicted, samples):
@@ -144,6 +156,6 @@ def decode(model_dir: Pathlike, data_dir: Pathlike, config: DecodeConfig, job: i
         "load_seconds": round(run.load_seconds, 3), "batch_size": config.batch_size, "device": config.device,
         "num_threads": config.num_threads, "count": config.describe(), "weights": str(run.weights),
         "parameters": sum(p.numel() for p in run.model.parameters()), "profile": run.args.profile,
-        "sot_order": order.order, "tie_rule": order.describe(),
+        "training": run.training, "sot_order": order.order, "tie_rule": order.describe(),
     }
     return segments, counts, record

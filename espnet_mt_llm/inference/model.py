@@ -6,9 +6,6 @@ from typing import Any
 
 from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml
 
-# The best model first; each is made later than the one after it.
-WEIGHTS = ("valid.loss.ave.pth", "valid.loss.best.pth", "latest.pth")
-
 
 def task_class(name: str) -> Any:
     """Return the task class of a system.
@@ -24,16 +21,21 @@ def task_class(name: str) -> Any:
 
 
 def find_weights(model_dir: Pathlike, name: str = "") -> Path:
-    """Return the weights ``name`` of ``model_dir``, or the best ones there are.
+    """Return the weights ``name`` of ``model_dir``, or the best ones there are by its ``best_model_criterion``:
+    the average of the best epochs, else the best epoch, else the latest.
 
     Raises:
         UserError: there are none.
     """
     model_dir = Path(model_dir)
-    for candidate in [name] if name else WEIGHTS:
+    names = [name]
+    if not name:
+        criteria = load_yaml(model_dir / "config.yaml")["best_model_criterion"] if model_dir.is_dir() else []
+        names = [f"{phase}.{key}.{kind}.pth" for phase, key, _ in criteria for kind in ("ave", "best")] + ["latest.pth"]
+    for candidate in names:
         if (model_dir / candidate).is_file():
             return model_dir / candidate
-    raise at(model_dir / (name or WEIGHTS[0]), None, "no such model", "train it with the stage 'train'")
+    raise at(model_dir / names[0], None, "no such model", "train it with the stage 'train'")
 
 
 def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = "cpu"

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.encoders.interface import SpeechEncoder
 from espnet_mt_llm.nets.separator import Separator
-from espnet_mt_llm.nets.serialized_ctc import greedy_ctc, serialized_ctc_loss
+from espnet_mt_llm.nets.serialized_ctc import greedy_ctc, serialized_ctc_loss, too_long
 from espnet_mt_llm.nets.talker_count import TalkerCountHead
 
 
@@ -69,6 +69,7 @@ class SCTCModel(AbsESPnetModel):
         self.tokens = list(tokens)
         self.ctc_weight, self.count_weight = ctc_weight, count_weight
         self.pit, self.detach_count = pit, detach_count
+        self._told: set[str] = set()
 
     @property
     def max_talkers(self) -> int:
@@ -107,9 +108,12 @@ class SCTCModel(AbsESPnetModel):
             size = int(lengths[rows].max())
             log_probs = self.branches[k - 1](hidden[rows, :size], lengths[rows])
             targets, target_lengths = split_talkers(text[rows], talkers[rows, :k])
+            self._tell_too_long(too_long(lengths[rows], targets, target_lengths).any(1), rows, utt_id)
             losses, order = serialized_ctc_loss(log_probs, lengths[rows], targets, target_lengths, pit=self.pit)
             loss_ctc = loss_ctc.index_copy(0, rows, losses.to(loss_ctc.dtype))
-            stats[f"loss_ctc_{k}"] = losses.detach().mean()
+            if not torch.distributed.is_initialized():
+                # Statistics are averaged over processes by name: all must have the same names.
+                stats[f"loss_ctc_{k}"] = losses.detach().mean()
             if not self.training:
                 wrong, reference = token_errors(log_probs, lengths[rows], targets, target_lengths, order)
                 errors, total = errors + wrong, total + reference
@@ -129,6 +133,13 @@ class SCTCModel(AbsESPnetModel):
         if not self.training:
             stats["token_error"] = torch.tensor(errors / max(1, total))
         return force_gatherable((loss.mean(), stats, speech.new_tensor(float(speech.size(0)))), loss.device)
+
+    def _tell_too_long(self, found: torch.Tensor, rows: torch.Tensor, utt_id: Optional[Sequence[str]]) -> None:
+        names = {utt_id[row] for row in rows[found].tolist()} - self._told if utt_id and bool(found.any()) else ()
+        if names:
+            self._told.update(names)
+            logging.warning("more tokens than encoder frames, no CTC path, nothing learnt from: %s; stack fewer frames "
+                            "(frontend_conf) or use longer tokens", ", ".join(sorted(names)))
 
     @staticmethod
     def _finite_rows(finite: torch.Tensor, utt_id: Optional[Sequence[str]]) -> torch.Tensor:

@@ -67,6 +67,16 @@ def serialized_ctc_loss(log_probs: torch.Tensor, lengths: torch.Tensor, targets:
     return losses.mean(dim=1), order
 
 
+def too_long(lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor) -> torch.Tensor:
+    """Say where CTC has no path: more tokens, plus a blank between equal neighbours, than frames; ``(B, K)`` booleans.
+
+    Such a talker has an infinite loss, which :func:`serialized_ctc_loss` counts as 0.
+    """
+    steps = torch.arange(max(0, targets.size(-1) - 1), device=targets.device)
+    repeats = ((targets[..., 1:] == targets[..., :-1]) & (steps < target_lengths.unsqueeze(-1) - 1)).sum(-1)
+    return target_lengths + repeats > lengths.unsqueeze(1)
+
+
 def greedy_ctc(log_probs: torch.Tensor, lengths: torch.Tensor, blank: int = 0) -> list[list[int]]:
     """Best path: the best token of each frame, repeats collapsed, blanks dropped; ``(N, T, V)`` to N token lists."""
     best = log_probs.argmax(dim=-1)

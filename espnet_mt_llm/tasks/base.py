@@ -1,18 +1,24 @@
 """What the tasks share: arguments, data, preprocessing, checked configurations."""
 
 import argparse
+import fcntl
 import inspect
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-from espnet2.tasks.abs_task import AbsTask, IteratorOptions
+from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes, scheduler_classes
 from espnet2.utils.types import str2bool
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml, nearest
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, load_yaml, nearest
 from espnet_mt_llm.datadir.kaldi import read_map, write_map
 from espnet_mt_llm.text.serialisation import Order
 from espnet_mt_llm.text.token_list import TOKEN_TYPES, Tokenizer, read_token_list
@@ -42,8 +48,9 @@ def build(factory: Callable[..., Any], conf: Optional[dict], where: str, *args: 
                 raise UserError(f"{where}: unknown key '{key}'; {nearest(str(key), valid)}")
     try:
         return factory(*args, **fixed, **conf)
-    except TypeError as e:
-        raise UserError(f"{where}: {e}; see {factory.__module__}.{factory.__qualname__}") from None
+    except (TypeError, ValueError, AssertionError) as e:
+        raise UserError(f"{where}: {e or 'a value that does not fit'}; see {factory.__module__}.{factory.__qualname__}"
+                        ) from None
 
 
 class MultiTalkerTask(AbsTask):
@@ -61,8 +68,8 @@ class MultiTalkerTask(AbsTask):
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add the arguments that every task of this toolkit takes."""
         group = parser.add_argument_group(description="Multi-talker data")
-        parser.set_defaults(required=parser.get_default("required") + ["token_list"], resume=True, batch_type="numel",
-                            batch_bins=2000000, num_workers=1, use_matplotlib=False, keep_nbest_models=[5],
+        parser.set_defaults(required=parser.get_default("required") + ["token_list"], resume=True, unused_parameters=True,
+                            batch_type="numel", batch_bins=2000000, num_workers=1, use_matplotlib=False, keep_nbest_models=[5],
                             best_model_criterion=[["valid", "loss", "min"]], num_att_plot=0)
         group.add_argument("--train_dir", default=None, help="clips to train on (dump/<set>)")
         group.add_argument("--valid_dir", default=None, help="clips to choose the model by")
@@ -153,9 +160,59 @@ class MultiTalkerTask(AbsTask):
                 setattr(args, f"{mode}_shape_file", [str(shapes)])
         args.init_param = [find_step(p, args.output_dir) for p in args.init_param]
         register()
+        check_optimizer(args)
+        if args.ngpu > 1 and not args.multiprocessing_distributed:
+            raise UserError("several GPUs need one process each; give --multiprocessing_distributed true")
         if args.num_threads:
             torch.set_num_threads(args.num_threads)
-        cls.main(args=args)
+        with alone_in(args.output_dir):
+            with atomic_open(Path(args.output_dir) / "environment.json") as f:
+                json.dump(environment(), f, indent=1)
+                f.write("\n")
+            cls.main(args=args)
+
+
+@contextmanager
+def alone_in(directory: Pathlike) -> Iterator[None]:
+    """Hold ``directory`` for this process: two trainings there would overwrite each other's checkpoints.
+
+    Raises:
+        UserError: another process holds it, e.g. the training of a driver that was killed.
+    """
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    with open(Path(directory) / ".lock", "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise at(directory, None, f"another training writes here (process {lock.read().strip()})",
+                     "wait for it, or stop it and run the command again") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def check_optimizer(args: argparse.Namespace) -> None:
+    """Check the keys of ``optim_conf`` and ``scheduler_conf``; a scheduler that must know the number of steps is told.
+
+    Raises:
+        UserError: an unknown key, or fewer ``total_steps`` than the training has.
+    """
+    optimizer, scheduler = optim_classes.get(args.optim), scheduler_classes.get(args.scheduler)
+    if optimizer is None or (args.scheduler and scheduler is None):
+        raise UserError(f"unknown optim '{args.optim}' or scheduler '{args.scheduler}'; valid: "
+                        f"{', '.join(optim_classes)}; {', '.join(scheduler_classes)}")
+    for factory, name in ((optimizer, "optim_conf"), (scheduler, "scheduler_conf")):
+        valid = list(inspect.signature(factory).parameters)[1:] if factory else []
+        for key in getattr(args, name) or {}:
+            if key not in valid:
+                raise UserError(f"{name}: unknown key '{key}'; {nearest(str(key), valid)}")
+    if scheduler and "total_steps" in inspect.signature(scheduler).parameters and args.num_iters_per_epoch:
+        steps = args.max_epoch * (args.num_iters_per_epoch // args.accum_grad)
+        if (args.scheduler_conf or {}).setdefault("total_steps", steps) < steps:
+            raise UserError(f"scheduler_conf: total_steps {args.scheduler_conf['total_steps']} are fewer than the {steps} "
+                            "steps of max_epoch x num_iters_per_epoch; leave total_steps out")
 
 
 def check_keys(path: Pathlike, valid: Sequence[str]) -> None:
@@ -166,7 +223,7 @@ def check_keys(path: Pathlike, valid: Sequence[str]) -> None:
     for key in found:
         if key not in valid:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
-            line = next((i for i, text in enumerate(lines, 1) if text.startswith(f"{key}")), None)
+            line = next((i for i, text in enumerate(lines, 1) if re.match(rf"{re.escape(str(key))}\s*:", text)), None)
             raise at(path, line, f"unknown key '{key}'", nearest(str(key), valid))
 
 

@@ -1,5 +1,6 @@
 """The training loop: atomic checkpoints, exact resumption, averaged best models, a history for the results page."""
 
+import errno
 import json
 import logging
 import os
@@ -23,9 +24,16 @@ CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 
 
 def save(state: Any, path: Pathlike) -> None:
-    """Write ``state`` with torch.save to a temporary name, then rename: a kill never leaves half a file."""
+    """Write ``state`` with torch.save to a temporary name, then rename: a kill never leaves half a file.
+
+    Raises:
+        OSError: the disk is full; torch itself raises a RuntimeError then.
+    """
     with atomic_open(path, "wb") as f:
-        torch.save(state, f)
+        try:
+            torch.save(state, f)
+        except RuntimeError as e:
+            raise OSError(errno.ENOSPC, f"could not be written, is the disk full? ({e})", str(path)) from e
 
 
 def link(target: str, path: Path) -> None:
@@ -67,7 +75,7 @@ class Trainer(espnet_trainer.Trainer):
         if trainer_options.resume:
             cls._resume(output_dir, model, optimizers, schedulers, reporter, scaler, trainer_options.ngpu)
         parallel = cls._parallel(model, trainer_options, distributed_option)
-        writers = cls._writers(output_dir) if trainer_options.use_tensorboard and first else None
+        writers = cls._writers(output_dir) if trainer_options.use_tensorboard and first else ()
         start, begin = reporter.get_epoch() + 1, time.perf_counter()
         for epoch in range(start, trainer_options.max_epoch + 1):
             if epoch > start:
@@ -80,7 +88,7 @@ class Trainer(espnet_trainer.Trainer):
                        scaler, writers, trainer_options, distributed_option)
             if first:
                 logging.info(reporter.log_message())
-                if writers is not None:
+                if writers:
                     reporter.tensorboard_add_scalar(writers[0], key1="train")
                     reporter.tensorboard_add_scalar(writers[1], key1="valid")
                 cls._save(epoch, output_dir, model, optimizers, schedulers, scaler, reporter, trainer_options)
@@ -143,8 +151,11 @@ class Trainer(espnet_trainer.Trainer):
 
     @staticmethod
     def _writers(output_dir: Path) -> tuple:
-        from torch.utils.tensorboard import SummaryWriter
-
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logging.info("no tensorboard (tools/setup.sh --extras viz); the curves are in history.json all the same")
+            return ()
         return tuple(SummaryWriter(str(output_dir / "tensorboard" / name)) for name in ("train", "valid"))
 
     @staticmethod

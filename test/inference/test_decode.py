@@ -81,11 +81,25 @@ def test_oracle_and_forced_counts(trained: Path) -> None:
     ({"count": "guess"}, "it is head, oracle or forced"),
     ({"count": "forced"}, "num_talkers goes with count: forced"),
     ({"batch_size": 0}, "at least 1"),
+    ({"batch_size": "16"}, "batch_size: '16'"),
+    ({"count": "forced", "num_talkers": 0}, "num_talkers: 0"),
+    ({"device": "tpu9"}, "device: 'tpu9'"),
 ])
 def test_bad_configuration(tmp_path: Path, conf: dict, message: str) -> None:
     (tmp_path / "d.yaml").write_text(json.dumps(conf))
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         DecodeConfig.load(tmp_path / "d.yaml")
+
+
+def test_options_win_over_the_file(trained: Path) -> None:
+    (trained / "decode.yaml").write_text("batch_size: 3\n")
+    out = trained / "exp/sctc/01/decode_p/set"
+    decode_sctc.main(["--model_dir", str(trained / "exp/sctc/01"), "--data_dir", str(trained / "dump"), "--out_dir", str(out),
+                      "--config", str(trained / "decode.yaml"), "--device", "cpu", "--count", "forced",
+                      "--num_talkers", "2", "--weights", "latest.pth"])
+    merge_decode.main(["--out_dir", str(out)])
+    segments, _, record = results(out)
+    assert len(segments) == 14 and record["batch_size"] == 3 and record["weights"].endswith("latest.pth")
 
 
 def test_missing_part_is_named(trained: Path, capsys: pytest.CaptureFixture) -> None:

@@ -131,3 +131,13 @@ def test_learns_three_clips_by_heart() -> None:
     model.eval()
     texts, predicted = model.transcribe(batch["speech"], batch["speech_lengths"])
     assert loss.item() < 0.3 * first and predicted.tolist() == [1, 2, 3]
+
+
+def test_clip_with_more_tokens_than_frames_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    model, batch = model_of(), batch_of([1, 1])
+    batch["speech_lengths"][1] = 700
+    batch["talkers"][:, 0] = 4
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert torch.isfinite(model(**batch, utt_id=["good", "short"])[0])
+    assert caplog.text.count("short") == 1 and "good" not in caplog.text

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from espnet_mt_llm.nets.serialized_ctc import greedy_ctc, pad_targets, serialized_ctc_loss, stream_costs
+from espnet_mt_llm.nets.serialized_ctc import greedy_ctc, pad_targets, serialized_ctc_loss, stream_costs, too_long
 
 
 def brute_force(log_probs: torch.Tensor, target: list[int]) -> float:
@@ -91,3 +91,13 @@ def test_greedy_collapses_as_the_definition_says(paths: list[list[int]]) -> None
             log_probs[i, t, token] = 0.0
         log_probs[i, len(path):, 1] = 0.0  # padding must not be read
     assert greedy_ctc(log_probs, lengths) == [[t for t, _ in groupby(p) if t] for p in paths]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 2), max_size=5), st.integers(1, 6))
+def test_too_long_is_an_infinite_loss(text: list[int], frames: int) -> None:
+    log_probs = torch.randn(1, 6, 3).log_softmax(-1)
+    targets, sizes = pad_targets([[text, [1] * 5]])
+    loss = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), targets[:, 0], torch.tensor([frames]), sizes[:, 0],
+                                        reduction="none")
+    assert too_long(torch.tensor([frames]), targets, sizes)[0, 0].item() == torch.isinf(loss).item()

@@ -14,8 +14,18 @@ import torch
 
 from espnet_mt_llm.bin import train_sctc
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.tasks.base import check_keys
+from espnet_mt_llm.tasks.base import alone_in, check_keys
 from espnet_mt_llm.train import trainer
+
+
+# A file size limit fails as a full disk does: in the middle of a file.
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+from espnet_mt_llm.bin import train_sctc
+train_sctc.main(sys.argv[1:])
+"""
 
 
 def arguments(clips: Path, out: str, *more: str) -> list[str]:
@@ -86,6 +96,10 @@ def test_other_model_in_the_directory(clips: Path, capsys: pytest.CaptureFixture
     ("separator_conf: {hidden: 3}", "separator_conf: unknown key 'hidden'; did you mean 'hidden_size'?"),
     ("branch_conf: {blocks: 3, num_blocks: 1}", "branch_conf: unknown key 'blocks'; did you mean 'num_blocks'?"),
     ("model_conf: {ctc_wieght: 1}", "model_conf: unknown key 'ctc_wieght'; did you mean 'ctc_weight'?"),
+    ("optim_conf: {learning_rate: 1}", "optim_conf: unknown key 'learning_rate'; "),
+    ("scheduler: warmuplr\nscheduler_conf: {warmup: 3}", "scheduler_conf: unknown key 'warmup'; did you mean 'warmup_steps'?"),
+    ("encoder_conf: {attention_heads: 3}", "encoder_conf: "),
+    ("optim: adm", "unknown optim 'adm'"),
     ("max_talkers: 1", "has 2 talkers, the model takes 1 to 1"),
     ("rate: 8000", "has 16000 Hz, the model is for 8000 Hz"),
 ])
@@ -94,7 +108,43 @@ def test_bad_configuration(clips: Path, capsys: pytest.CaptureFixture, line: str
     key = line.split(":")[0]
     kept = [text for text in config.read_text().splitlines() if not text.startswith(f"{key}:")]
     config.write_text("\n".join([*kept, line]) + "\n")
-    assert message in refused(clips, "exp", capsys)
+    printed = refused(clips, "exp", capsys)
+    assert message in printed and "Traceback" not in printed
+
+
+def test_bad_clip_in_a_loader_process_is_told_in_one_line(clips: Path, capsys: pytest.CaptureFixture) -> None:
+    wav = clips / "dump" / "c05.wav"
+    wav.write_bytes(wav.read_bytes()[:500])
+    printed = refused(clips, "exp", capsys, "--num_workers", "1")
+    assert "c05.wav" in printed and "Traceback" not in printed
+
+
+def test_steps_of_the_schedule(clips: Path, capsys: pytest.CaptureFixture) -> None:
+    config = clips / "train.yaml"
+    config.write_text(config.read_text() + "num_iters_per_epoch: 1\nscheduler: onecyclelr\nscheduler_conf: {max_lr: 0.01}\n")
+    run(clips, "exp", "--max_epoch", "2")
+    config.write_text(config.read_text().replace("{max_lr: 0.01}", "{max_lr: 0.01, total_steps: 1}"))
+    assert "total_steps 1 are fewer than the 3 steps" in refused(clips, "other", capsys)
+
+
+def test_two_trainings_in_one_directory(clips: Path, capsys: pytest.CaptureFixture) -> None:
+    with alone_in(clips / "exp"):
+        printed = refused(clips, "exp", capsys)
+    assert f"another training writes here (process {os.getpid()})" in printed
+    run(clips, "exp", "--max_epoch", "1")
+    assert json.loads((clips / "exp" / "environment.json").read_text())["commit"]
+
+
+def test_full_disk_keeps_what_was_there(clips: Path) -> None:
+    run(clips, "exp", "--max_epoch", "1")
+    before = (clips / "exp" / "checkpoint.pth").read_bytes()
+    limited = [sys.executable, "-c", FULL_DISK, *arguments(clips, "exp", "--max_epoch", "2")]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "run the command again" in done.stderr
+    assert (clips / "exp" / "checkpoint.pth").read_bytes() == before
+    run(clips, "exp", "--max_epoch", "2")
+    assert (clips / "exp" / "latest.pth").resolve().name == "2epoch.pth"
 
 
 def test_unknown_key_is_named_with_its_line(tmp_path: Path) -> None:
