@@ -26,13 +26,14 @@ EXTRAS = {
         "torch",
         # espnet2's tasks import it, but espnet does not declare it.
         "torchaudio",
-        "tensorboard",
+        # Token error rates while training.
+        "editdistance",
     ],
     "synth": ["espeakng-loader"],
     "llm": ["peft", "transformers"],
     "pretrained": ["funasr", "transformers"],
-    # meeteval's alignment page imports these, but declares them only for its command line.
-    "viz": ["platformdirs", "simplejson"],
+    # Curves while training runs; without it they are in history.json and on the results page all the same.
+    "viz": ["tensorboard"],
     "test": ["hypothesis", "pytest", "pytest-xdist"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
@@ -45,7 +46,8 @@ setup(
     description="Recipes for multi-talker speech recognition: who said what, when, in overlapping speech",
     packages=find_packages(include=["espnet_mt_llm*"]),
     package_data={"espnet_mt_llm": ["**/*.html", "**/*.js", "**/*.css", "**/*.txt", "**/*.json", "**/*.yaml"]},
-    python_requires=">=3.10",
+    # espnet 202511 pins sentencepiece 0.2.0, which has no wheel for Python 3.13 and does not compile there.
+    python_requires=">=3.10,<3.13",
     install_requires=CORE,
     extras_require=EXTRAS,
 )

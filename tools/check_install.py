@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
     "core": [("numpy", "numpy"), ("scipy", "scipy"), ("soundfile", "soundfile"), ("pyyaml", "yaml"),
              ("kaldiio", "kaldiio"), ("meeteval", "meeteval"), ("tqdm", "tqdm")],
-    "train": [("espnet", "espnet2"), ("torch", "torch"), ("torchaudio", "torchaudio"), ("tensorboard", "tensorboard")],
+    "train": [("espnet", "espnet2"), ("torch", "torch"), ("torchaudio", "torchaudio"),
+              ("editdistance", "editdistance")],
     "synth": [("espeakng-loader", "espeakng_loader")],
-    "viz": [("platformdirs", "platformdirs"), ("simplejson", "simplejson")],
+    "viz": [("tensorboard", "tensorboard")],
     "llm": [("transformers", "transformers"), ("peft", "peft")],
     "pretrained": [("funasr", "funasr")],
     "test": [("pytest", "pytest"), ("pytest-xdist", "xdist"), ("hypothesis", "hypothesis")],

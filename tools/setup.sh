@@ -66,7 +66,11 @@ if [ "${wanted}" = "${before}" ] && [ "$(sed -n 1p "${installed}")" = "${digest}
 fi
 check_compiler
 echo "tools/setup.sh: installing ${wanted}; the first time, this takes some minutes (about 6 GB with training)"
-"${venv}/bin/python3" -m pip install --quiet --disable-pip-version-check --editable "${root}[${wanted}]" ||
+pip=("${venv}/bin/python3" -m pip install --quiet --disable-pip-version-check)
+# pip 26.3 refuses ci_sdr, which espnet needs ("Distributions from PyPI cannot declare direct URL dependencies"); a pip
+# that fits stays as it is.
+"${pip[@]}" 'pip<26.3' || fail "pip could not install an older pip (see above); repair the cause and run this again"
+"${pip[@]}" --editable "${root}[${wanted}]" ||
     fail "pip could not install everything (see above); repair the cause and run this again"
 printf '%s\n' "${digest}" "${wanted}" >"${installed}.tmp"
 mv "${installed}.tmp" "${installed}"

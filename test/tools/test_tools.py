@@ -25,8 +25,9 @@ def checkout(repository: Path, tmp_path: Path) -> Path:
     (tmp_path / "tools/check_install.py").write_text("")
     venv = tmp_path / "tools/venv/bin"
     venv.mkdir(parents=True)
-    (venv / "python3").write_text(f'#!/bin/sh\ncase "$*" in "-m pip"*) echo "$*" >>{tmp_path}/pip; '
-                                  f'[ ! -e {tmp_path}/broken ] ;; *) exec {sys.executable} "$@" ;; esac\n')
+    (venv / "python3").write_text(f'#!/bin/sh\ncase "$*" in *"pip<"*) echo "$*" >>{tmp_path}/bounds ;; '
+                                  f'"-m pip"*) echo "$*" >>{tmp_path}/pip; [ ! -e {tmp_path}/broken ] ;; '
+                                  f'*) exec {sys.executable} "$@" ;; esac\n')
     (venv / "python3").chmod(0o755)
     return tmp_path
 
@@ -35,6 +36,7 @@ def test_setup_is_repeatable_and_keeps_extras(checkout: Path) -> None:
     setup, pip = checkout / "tools/setup.sh", checkout / "pip"
     assert run(setup).returncode == 0
     assert pip.read_text().count("\n") == 1 and "[synth,train,viz]" in pip.read_text()
+    assert "pip<26.3" in (checkout / "bounds").read_text()
     again = run(setup)
     assert again.returncode == 0 and "has synth,train,viz already" in again.stdout
     assert run(setup, "--extras", "test").returncode == 0
