@@ -148,5 +148,6 @@ def _check(launch: Launch) -> None:
         for match in _delimited(launch.variable).finditer(word):
             component = word[:match.end()] + word[match.end():].split("/", 1)[0]
             if "/" in word and os.path.isdir(component):
-                raise UserError(f"{component}: this directory exists, so {launch.variable} in it is no job number; choose "
-                                f"another variable, e.g. NUMBER=1:{len(launch.numbers)}, or rename the directory")
+                raise UserError(f"{component}: this directory exists, so {launch.variable} in it is no job number; "
+                                f"choose another variable, e.g. NUMBER=1:{len(launch.numbers)}, or rename the "
+                                "directory")

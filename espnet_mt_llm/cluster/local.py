@@ -10,6 +10,7 @@ from typing import Optional, Sequence
 
 from espnet_mt_llm.common import UserError, command
 from espnet_mt_llm.cluster.grammar import Launch, parse
+from espnet_mt_llm.cluster.orphans import Guard
 from espnet_mt_llm.cluster.progress import StatusLine
 from espnet_mt_llm.cluster.report import conclude, picked
 from espnet_mt_llm.cluster.slurm_conf import option_names
@@ -59,12 +60,14 @@ class Jobs:
         self.launch, self.waiting, self.free = launch, list(reversed(numbers)), list(free)
         self.running: dict = {}
         self.codes: dict = {}
+        self.guard = Guard()
 
     def fill_up(self) -> None:
         """Start jobs while there are free slots."""
         while self.waiting and self.free:
             slot, number = self.free.pop(), self.waiting.pop()
             task = start(self.launch, number, slot)
+            self.guard.add(task.process.pid)
             self.running[task.process.pid] = (task, slot)
 
     def collect(self) -> None:
@@ -73,6 +76,7 @@ class Jobs:
             if task.process.poll() is not None:
                 self.codes[task.number] = task.end()
                 self.free.append(slot)
+                self.guard.remove(pid)
                 del self.running[pid]
 
     def tasks(self) -> list:
@@ -116,6 +120,7 @@ def run(launch: Launch, numbers: Sequence[int]) -> tuple:
             jobs.collect()
     finally:
         line.close()
+        jobs.guard.close()
     return jobs.codes, received
 
 

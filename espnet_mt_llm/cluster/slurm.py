@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Mapping, Optional, Sequence
+from typing import Sequence
 
 from espnet_mt_llm.common import UserError, atomic_open, command
 from espnet_mt_llm.cluster.grammar import Launch, fill, parse
+from espnet_mt_llm.cluster.orphans import Guard
 from espnet_mt_llm.cluster.progress import StatusLine
 from espnet_mt_llm.cluster.report import conclude, picked
 from espnet_mt_llm.cluster.slurm_conf import PATH, SlurmConf, read
@@ -76,6 +77,11 @@ def environment() -> dict:
             if k == "SLURM_CONF" or not (k.startswith("SLURM_") or k == "MTASR_PID")}
 
 
+def cancel(jobs: Sequence[str]) -> None:
+    """Cancel what has not ended of these jobs."""
+    subprocess.run(["scancel", *jobs], env=environment())
+
+
 class Submission:
     """A submitted array and the ``sbatch --wait`` that waits for it."""
 
@@ -110,7 +116,7 @@ class Submission:
 
     def cancel(self) -> None:
         """Cancel what has not ended."""
-        subprocess.run(["scancel", self.job], env=environment())
+        cancel([self.job])
 
     def ended(self) -> bool:
         """Tell whether Slurm says that all tasks have ended."""
@@ -177,11 +183,15 @@ def main() -> None:
     stopped: list = []
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(name, lambda received, _frame: stopped.append(received))
+    guard = Guard(cancel)
     submitted = Submission(submission(launch, conf, numbers, script))
+    guard.add(submitted.job)
     codes = wait(launch, numbers, submitted, stopped)
     if stopped:
         submitted.cancel()
     submitted.leave()
+    guard.remove(submitted.job)
+    guard.close()
     if stopped:
         print(f"{program}: stopped by a signal; job {submitted.job} was cancelled", file=sys.stderr)
         sys.exit(128 + stopped[0])

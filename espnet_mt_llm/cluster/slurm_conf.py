@@ -51,7 +51,8 @@ def read(path: str) -> SlurmConf:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise at(path, None, "no such file", "give --config, or make a recipe by egs2/TEMPLATE/mtasr1/setup.sh") from None
+        raise at(path, None, "no such file",
+                 "give --config, or make a recipe by egs2/TEMPLATE/mtasr1/setup.sh") from None
     command, options, defaults = ["sbatch"], {}, {}
     for number, line in enumerate(lines, 1):
         line = line.split("#", 1)[0].strip()

@@ -65,8 +65,8 @@ def test_numbers_are_checked() -> None:
         parse(["--max-jobs-run", "two", "x.log", "true"]).integer("max_jobs_run", 0)
 
 
-@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1), min_size=1,
-                max_size=4))
+@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
+                min_size=1, max_size=4))
 def test_words_reach_the_command_as_given(words: list) -> None:
     """Everything but an operator and ``$`` arrives unchanged through bash."""
     words = [w for w in words if "$" not in w] or ["x"]

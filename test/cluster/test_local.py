@@ -28,8 +28,9 @@ def test_logs_have_header_output_and_footer(run_py, tmp_path: Path) -> None:
     done = run_py("JOB=1:3", "log/x.JOB.log", "bash", "-c", "echo out JOB; echo err >&2; printf unfinished")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     text = (tmp_path / "log/x.2.log").read_text()
-    assert re.fullmatch(r"# bash -c 'echo out 2; echo err >&2; printf unfinished'\n# Running on \S+\n# Started at .*\n#\n"
-                        r"out 2\nerr\nunfinished\n# Accounting: time=\d+ threads=1\n"
+    assert re.fullmatch(r"# bash -c 'echo out 2; echo err >&2; printf unfinished'\n"
+                        r"# Running on \S+\n# Started at .*\n#\nout 2\nerr\nunfinished\n"
+                        r"# Accounting: time=\d+ threads=1\n"
                         r"# Ended \(code 0\) at .*, elapsed time \d+ seconds\n", text)
 
 
@@ -101,8 +102,9 @@ def test_an_absent_command_fails_with_its_log(run_py) -> None:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_stops_the_jobs_and_completes_their_logs(repository: Path, tmp_path: Path, name: str) -> None:
     number = getattr(signal, name)
-    launcher = subprocess.Popen([sys.executable, repository / "utils/run.py", "JOB=1:2", "log/x.JOB.log", "sleep", "50"],
-                                cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    words = ["JOB=1:2", "log/x.JOB.log", "sleep", "50"]
+    launcher = subprocess.Popen([sys.executable, repository / "utils/run.py", *words], cwd=tmp_path,
+                                stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 20
     while len(list(tmp_path.glob("log/x.*.log"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -116,7 +118,35 @@ def test_a_signal_stops_the_jobs_and_completes_their_logs(repository: Path, tmp_
 def test_start_up_is_light(repository: Path) -> None:
     """No heavy module is imported: a launcher starts hundreds of times in a recipe."""
     code = ("import json, sys; sys.path.insert(0, sys.argv[1]); import espnet_mt_llm.cluster.local, "
-            "espnet_mt_llm.cluster.slurm; print(json.dumps([m for m in ('numpy', 'yaml', 'torch', 'argparse', 'asyncio', "
-            "'logging') if m in sys.modules]))")
-    shown = subprocess.run([sys.executable, "-S", "-c", code, str(repository)], capture_output=True, text=True, check=True)
+            "espnet_mt_llm.cluster.slurm; print(json.dumps([m for m in ('numpy', 'yaml', 'torch', 'argparse', "
+            "'asyncio', 'logging') if m in sys.modules]))")
+    shown = subprocess.run([sys.executable, "-S", "-c", code, str(repository)], capture_output=True, text=True,
+                           check=True)
     assert json.loads(shown.stdout) == []
+
+
+def test_jobs_do_not_outlive_a_killed_launcher(repository: Path, tmp_path: Path) -> None:
+    """SIGKILL of the launcher's whole group, which its jobs are not in; a job's own children end as well."""
+    job = "echo $$ > pid.JOB; sleep 50 & echo $! > child.JOB; wait; true"
+    launcher = subprocess.Popen([sys.executable, repository / "utils/run.py", "--max-jobs-run", "2", "JOB=1:3",
+                                 "log/x.JOB.log", "bash", "-c", job], cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while len(list(tmp_path.glob("child.*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    pids = [int((tmp_path / f"{name}.{n}").read_text()) for name in ("pid", "child") for n in (1, 2)]
+    assert all(running(pid) for pid in pids)
+    os.killpg(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    while any(running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(running(pid) for pid in pids)
+    assert not (tmp_path / "child.3").exists()
+
+
+def running(pid: int) -> bool:
+    """Tell whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

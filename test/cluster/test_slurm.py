@@ -29,7 +29,8 @@ def test_options_become_flags(repository: Path) -> None:
 
 
 def test_a_site_may_choose_flags_by_value(tmp_path: Path) -> None:
-    (tmp_path / "c").write_text("command sbatch -A me\noption gpu=0 -p cpu\noption gpu=* -p gpu --gres=gpu:$0 -c $0 # all\n"
+    (tmp_path / "c").write_text("command sbatch -A me\noption gpu=0 -p cpu\n"
+                                "option gpu=* -p gpu --gres=gpu:$0 -c $0 # all\n"
                                 "option gpu_type=v100 -C v100\ndefault gpu=0\n\n# end\n")
     conf = read(tmp_path / "c")
     assert conf.flags({}) == ["-p", "cpu"]
@@ -119,7 +120,8 @@ def test_unknown_option_and_absent_configuration(recipe, tmp_path: Path) -> None
 
 
 def test_a_job_that_slurm_kills_counts_as_failed(recipe, tmp_path: Path) -> None:
-    launcher = recipe("--name", "victim", "JOB=1:2", "log/x.JOB.log", "bash", "-c", "[ JOB = 1 ] || { echo up; sleep 60; }")
+    launcher = recipe("--name", "victim", "JOB=1:2", "log/x.JOB.log", "bash", "-c",
+                      "[ JOB = 1 ] || { echo up; sleep 60; }")
     log = tmp_path / "log/x.2.log"
     wait_for(lambda: log.exists() and "\nup\n" in log.read_text())
     subprocess.run(["scancel", "--name", "victim"], env=recipe.environment, check=True)
@@ -135,8 +137,17 @@ def test_a_stopped_launcher_cancels_its_job(recipe, tmp_path: Path, number: int)
     launcher.send_signal(number)
     code, err = finish(launcher)
     assert code == 128 + number and "was cancelled" in err
+    wait_for(lambda: not queue(recipe).strip())
 
-    def queue() -> str:
-        return subprocess.run(["squeue", "--noheader"], env=recipe.environment, capture_output=True, text=True).stdout
 
-    wait_for(lambda: not queue().strip())
+def test_a_killed_launcher_leaves_no_job(recipe, tmp_path: Path) -> None:
+    launcher = recipe("log/x.log", "bash", "-c", "echo up; sleep 60")
+    log = tmp_path / "log/x.log"
+    wait_for(lambda: log.exists() and "\nup\n" in log.read_text())
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: not queue(recipe).strip())
+
+
+def queue(recipe) -> str:
+    return subprocess.run(["squeue", "--noheader"], env=recipe.environment, capture_output=True, text=True).stdout
