@@ -47,7 +47,8 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
         except ModuleNotFoundError as e:
             if (e.name or "").partition(".")[0] == __package__:
                 raise
-            print(f"the Python package '{e.name}' is missing; tools/check_install.py says how to get it", file=sys.stderr)
+            print(f"the Python package '{e.name}' is missing; tools/check_install.py says how to get it",
+                  file=sys.stderr)
             sys.exit(1)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -128,7 +129,8 @@ def load_yaml(path: Pathlike) -> Any:
         raise at(path, None, "no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         mark = getattr(e, "problem_mark", None)
-        raise at(path, mark.line + 1 if mark else None, f"not valid YAML ({getattr(e, 'problem', None) or e})") from None
+        problem = getattr(e, "problem", None) or e
+        raise at(path, mark.line + 1 if mark else None, f"not valid YAML ({problem})") from None
 
 
 def progress(items: Iterable[T], what: str, total: Optional[int] = None) -> Iterable[T]:
@@ -141,8 +143,9 @@ def progress(items: Iterable[T], what: str, total: Optional[int] = None) -> Iter
 
 
 class Chance:
-    """Random choices from a seed, the same on every machine and Python: of ``random.Random``, ``random()`` alone is promised
-    to stay as it is.
+    """Random choices from a seed, the same on every machine and Python.
+
+    Of ``random.Random``, ``random()`` alone is promised to stay as it is.
 
     Args:
         seed: whatever tells this source from others, e.g. ``Chance(7, "train", 12)``; see :func:`derive_seed`.
@@ -198,8 +201,9 @@ def git_commit(directory: Optional[Pathlike] = None) -> str:
     where = str(directory or Path(__file__).resolve().parent)
     try:
         head = subprocess.run(["git", "-C", where, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-        state = subprocess.run(["git", "-C", where, "status", "--porcelain", "--", ":/espnet_mt_llm", ":/egs2", ":/utils",
-                                ":!/egs2/*/*/README.md", ":!/egs2/*/*/results.json"], capture_output=True, text=True)
+        state = subprocess.run(["git", "-C", where, "status", "--porcelain", "--", ":/espnet_mt_llm", ":/egs2",
+                                ":/utils", ":!/egs2/*/*/README.md", ":!/egs2/*/*/results.json"],
+                               capture_output=True, text=True)
     except OSError:
         return "unknown"
     if head.returncode:

@@ -30,7 +30,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from espnet_mt_llm.inference.decode import DecodeConfig, decode
     from espnet_mt_llm.inference.merge import write_part
 
-    changes = {name: getattr(args, name) for name in ("count", "num_talkers", "batch_size", "num_threads", "weights", "device")}
+    names = ("count", "num_talkers", "batch_size", "num_threads", "weights", "device")
+    changes = {name: getattr(args, name) for name in names}
     config = DecodeConfig.load(args.config, **changes)
     segments, counts, record = decode(args.model_dir, args.data_dir, config, args.job, args.num_jobs)
     write_part(args.out_dir, args.job, args.num_jobs, segments, counts, record)

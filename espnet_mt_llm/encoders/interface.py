@@ -20,4 +20,4 @@ class SpeechEncoder(torch.nn.Module, ABC):
 
     @abstractmethod
     def forward(self, speech: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the hidden states ``(L, B, T, D)`` and their lengths ``(B,)``, from samples and ``lengths`` ``(B,)``."""
+        """Return hidden states ``(L, B, T, D)`` and their lengths ``(B,)``, from samples and ``lengths`` ``(B,)``."""

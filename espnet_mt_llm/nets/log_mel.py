@@ -11,7 +11,8 @@ from espnet_mt_llm.nets.masks import length_mask
 def mel_matrix(num_mels: int, fft_size: int, rate: int, low: float = 20.0) -> torch.Tensor:
     """Return ``(fft_size // 2 + 1, num_mels)`` triangular filters, equally spaced on the mel scale of HTK.
 
-    mel(f) = 1127 ln(1 + f / 700); a filter rises and falls linearly in mel between its neighbours' centres, as in Kaldi.
+    mel(f) = 1127 ln(1 + f / 700); a filter rises and falls linearly in mel between its neighbours' centres, as in
+    Kaldi.
     """
 
     def mel(hertz: torch.Tensor) -> torch.Tensor:

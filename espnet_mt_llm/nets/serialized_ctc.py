@@ -10,7 +10,7 @@ from espnet_mt_llm.nets.permutation import best_assignment
 
 def _ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor,
          blank: int) -> torch.Tensor:
-    """CTC loss (Graves et al., 2006) of each row; ``log_probs`` ``(N, T, V)``, ``targets`` ``(N, L)``; returns ``(N,)``."""
+    """CTC loss ``(N,)`` of each row (Graves et al., 2006); ``log_probs`` ``(N, T, V)``, ``targets`` ``(N, L)``."""
     return F.ctc_loss(log_probs.transpose(0, 1), targets, lengths, target_lengths, blank=blank, reduction="none",
                       zero_infinity=True)
 

@@ -36,7 +36,7 @@ class TalkerCountHead(torch.nn.Module):
         )
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return logits ``(B, max_talkers)`` from ``hidden`` ``(B, T, D)``; class ``i`` stands for ``i + 1`` talkers."""
+        """Return logits ``(B, max_talkers)`` from ``hidden`` ``(B, T, D)``; class ``i`` means ``i + 1`` talkers."""
         energy = self.attention(hidden).squeeze(-1)
         energy = energy.masked_fill(~length_mask(lengths, hidden.size(1)), float("-inf"))
         weights = energy.softmax(dim=1).unsqueeze(-1)

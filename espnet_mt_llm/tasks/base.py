@@ -68,8 +68,9 @@ class MultiTalkerTask(AbsTask):
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add the arguments that every task of this toolkit takes."""
         group = parser.add_argument_group(description="Multi-talker data")
-        parser.set_defaults(required=parser.get_default("required") + ["token_list"], resume=True, unused_parameters=True,
-                            batch_type="numel", batch_bins=2000000, num_workers=1, use_matplotlib=False, keep_nbest_models=[5],
+        parser.set_defaults(required=parser.get_default("required") + ["token_list"], resume=True,
+                            unused_parameters=True, batch_type="numel", batch_bins=2000000, num_workers=1,
+                            use_matplotlib=False, keep_nbest_models=[5],
                             best_model_criterion=[["valid", "loss", "min"]], num_att_plot=0)
         group.add_argument("--train_dir", default=None, help="clips to train on (dump/<set>)")
         group.add_argument("--valid_dir", default=None, help="clips to choose the model by")
@@ -79,13 +80,15 @@ class MultiTalkerTask(AbsTask):
         group.add_argument("--bpemodel", default=None, help="sentencepiece model; default: beside the token list")
         group.add_argument("--profile", default="none", help="text normalisation profile")
         group.add_argument("--order_conf", action=NestedDictAction, default={}, help="SOT order: order, tie_rule, tie")
-        group.add_argument("--speed_factors", type=float, nargs="*", default=[], help="speeds to draw from, e.g. 0.9 1.1")
+        group.add_argument("--speed_factors", type=float, nargs="*", default=[],
+                           help="speeds to draw from, e.g. 0.9 1.1")
         group.add_argument("--max_talkers", type=int, default=3, help="K_max")
         group.add_argument("--talkers", type=int, nargs="*", default=[],
                            help="train and validate on the clips with these talker counts only, e.g. 1; empty: on all")
         group.add_argument("--mixed_batches", type=str2bool, default=False,
                            help="train on random batches of batch_size clips instead of batches of like length")
-        group.add_argument("--num_threads", type=int, default=0, help="CPU threads of the training; 0: as OMP_NUM_THREADS says")
+        group.add_argument("--num_threads", type=int, default=0,
+                           help="CPU threads of the training; 0: as OMP_NUM_THREADS says")
         group.add_argument("--debug", type=str2bool, default=False, help="a few steps only, to see that all runs")
 
     @classmethod
@@ -211,8 +214,8 @@ def check_optimizer(args: argparse.Namespace) -> None:
     if scheduler and "total_steps" in inspect.signature(scheduler).parameters and args.num_iters_per_epoch:
         steps = args.max_epoch * (args.num_iters_per_epoch // args.accum_grad)
         if (args.scheduler_conf or {}).setdefault("total_steps", steps) < steps:
-            raise UserError(f"scheduler_conf: total_steps {args.scheduler_conf['total_steps']} are fewer than the {steps} "
-                            "steps of max_epoch x num_iters_per_epoch; leave total_steps out")
+            raise UserError(f"scheduler_conf: total_steps {args.scheduler_conf['total_steps']} are fewer than the "
+                            f"{steps} steps of max_epoch x num_iters_per_epoch; leave total_steps out")
 
 
 def check_keys(path: Pathlike, valid: Sequence[str]) -> None:

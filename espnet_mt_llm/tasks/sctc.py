@@ -23,7 +23,8 @@ class SCTCTask(MultiTalkerTask):
         group = parser.add_argument_group(description="Serialized CTC")
         group.add_argument("--encoder", default="e_branchformer", choices=list(ENCODERS))
         for name, what in (
-            ("encoder", "the shared encoder"), ("branch", "the upper encoder blocks of each branch; num_blocks: 0 for none"),
+            ("encoder", "the shared encoder"),
+            ("branch", "the upper encoder blocks of each branch; num_blocks: 0 for none"),
             ("separator", "the separator of each branch"), ("count_head", "the talker-count head"),
             ("model", "weights of the losses, pit, detach_count"),
         ):

@@ -59,8 +59,9 @@ class TalkerTexts:
         self.speed_factors = tuple(speed_factors) if train else ()
 
     def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Return ``speech`` ``(N,)``, ``text`` ``(L,)`` of all talkers in a row and ``talkers`` ``(K_max,)`` tokens each,
-        -1 beyond the last talker.
+        """Return ``speech`` ``(N,)``, ``text`` ``(L,)`` of all talkers in a row and ``talkers`` ``(K_max,)``.
+
+        These are the numbers of tokens of each, -1 beyond the last talker.
 
         Raises:
             UserError: more than ``max_talkers`` talkers, or none.

@@ -94,9 +94,9 @@ def test_bad_configuration(tmp_path: Path, conf: dict, message: str) -> None:
 def test_options_win_over_the_file(trained: Path) -> None:
     (trained / "decode.yaml").write_text("batch_size: 3\n")
     out = trained / "exp/sctc/01/decode_p/set"
-    decode_sctc.main(["--model_dir", str(trained / "exp/sctc/01"), "--data_dir", str(trained / "dump"), "--out_dir", str(out),
-                      "--config", str(trained / "decode.yaml"), "--device", "cpu", "--count", "forced",
-                      "--num_talkers", "2", "--weights", "latest.pth"])
+    decode_sctc.main(["--model_dir", str(trained / "exp/sctc/01"), "--data_dir", str(trained / "dump"),
+                      "--out_dir", str(out), "--config", str(trained / "decode.yaml"), "--device", "cpu",
+                      "--count", "forced", "--num_talkers", "2", "--weights", "latest.pth"])
     merge_decode.main(["--out_dir", str(out)])
     segments, _, record = results(out)
     assert len(segments) == 14 and record["batch_size"] == 3 and record["weights"].endswith("latest.pth")

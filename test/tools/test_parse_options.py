@@ -36,7 +36,8 @@ def count(repository: Path, tmp_path: Path):
 @pytest.mark.parametrize("words, shown", [
     ([], "nj=4 long_name=a b empty= flag=false rest=\n"),
     (["--nj", "8", "x", "--nj"], "nj=8 long_name=a b empty= flag=false rest=x --nj\n"),
-    (["--long-name", "$(touch made) 'q'", "--flag", "true"], "nj=4 long_name=$(touch made) 'q' empty= flag=true rest=\n"),
+    (["--long-name", "$(touch made) 'q'", "--flag", "true"],
+     "nj=4 long_name=$(touch made) 'q' empty= flag=true rest=\n"),
     (["--long_name", "", "--empty", "--max_epoch 3"], "nj=4 long_name= empty=--max_epoch 3 flag=false rest=\n"),
     (["--nj", "1", "--nj", "2"], "nj=2 long_name=a b empty= flag=false rest=\n"),
 ])

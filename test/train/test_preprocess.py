@@ -32,7 +32,8 @@ def test_talkers_in_onset_order_with_all_that_they_say() -> None:
 def test_number_of_talkers_is_checked(talkers: int, message: str) -> None:
     segments = [segment(str(k), k, "go") for k in range(talkers)]
     with pytest.raises(UserError, match=f"'c1' {message}"):
-        TalkerTexts(TOKENIZER, "none", 2)("c1", {"speech": np.zeros(9, np.float32), "supervision": json.dumps(segments)})
+        TalkerTexts(TOKENIZER, "none", 2)("c1", {"speech": np.zeros(9, np.float32),
+                                                 "supervision": json.dumps(segments)})
 
 
 def test_samples_of_every_reader() -> None:

@@ -97,7 +97,8 @@ def test_other_model_in_the_directory(clips: Path, capsys: pytest.CaptureFixture
     ("branch_conf: {blocks: 3, num_blocks: 1}", "branch_conf: unknown key 'blocks'; did you mean 'num_blocks'?"),
     ("model_conf: {ctc_wieght: 1}", "model_conf: unknown key 'ctc_wieght'; did you mean 'ctc_weight'?"),
     ("optim_conf: {learning_rate: 1}", "optim_conf: unknown key 'learning_rate'; "),
-    ("scheduler: warmuplr\nscheduler_conf: {warmup: 3}", "scheduler_conf: unknown key 'warmup'; did you mean 'warmup_steps'?"),
+    ("scheduler: warmuplr\nscheduler_conf: {warmup: 3}",
+     "scheduler_conf: unknown key 'warmup'; did you mean 'warmup_steps'?"),
     ("encoder_conf: {attention_heads: 3}", "encoder_conf: "),
     ("optim: adm", "unknown optim 'adm'"),
     ("max_talkers: 1", "has 2 talkers, the model takes 1 to 1"),
@@ -121,7 +122,8 @@ def test_bad_clip_in_a_loader_process_is_told_in_one_line(clips: Path, capsys: p
 
 def test_steps_of_the_schedule(clips: Path, capsys: pytest.CaptureFixture) -> None:
     config = clips / "train.yaml"
-    config.write_text(config.read_text() + "num_iters_per_epoch: 1\nscheduler: onecyclelr\nscheduler_conf: {max_lr: 0.01}\n")
+    config.write_text(config.read_text()
+                      + "num_iters_per_epoch: 1\nscheduler: onecyclelr\nscheduler_conf: {max_lr: 0.01}\n")
     run(clips, "exp", "--max_epoch", "2")
     config.write_text(config.read_text().replace("{max_lr: 0.01}", "{max_lr: 0.01, total_steps: 1}"))
     assert "total_steps 1 are fewer than the 3 steps" in refused(clips, "other", capsys)
