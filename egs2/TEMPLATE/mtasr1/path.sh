@@ -22,3 +22,5 @@ export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-3000}
 # Large blocks are kept and used again; taking them from the system at every step costs a tenth of a training.
 export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-1} MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-268435456}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-2147483648}
+# Each new length of a batch leaves compiled kernels behind; the default of 1024 grows to gigabytes, 32 is as fast.
+export ONEDNN_PRIMITIVE_CACHE_CAPACITY=${ONEDNN_PRIMITIVE_CACHE_CAPACITY:-32}
