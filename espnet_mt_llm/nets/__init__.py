@@ -1,1 +1,1 @@
-"""Building blocks, one idea a file; they import torch alone."""
+"""Building blocks, one idea a file; they import torch, and the assignment of streams to talkers SciPy's solver."""

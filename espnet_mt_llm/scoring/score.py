@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, progress
 from espnet_mt_llm.scoring import metrics
 from espnet_mt_llm.scoring.result_types import ClipScore, Errors, SetScore, Speed
 from espnet_mt_llm.text.normalise import check_profile, normalise, tokens
@@ -162,7 +162,7 @@ def score_set(reference: Mapping[str, Segments], hypothesis: Mapping[str, Segmen
               counts: Optional[Mapping[str, int]], convention: Convention) -> Tuple[List[ClipScore], int]:
     """Score every reference clip, in order of the reference; also say how many ORC searches were exact."""
     out, num_exact = [], 0
-    for clip, segments in reference.items():
+    for clip, segments in progress(reference.items(), "score", len(reference)):
         given = None if counts is None else counts.get(clip, 0)
         one, exact = score_clip(clip, segments, hypothesis.get(clip), given, convention)
         out.append(one)
