@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
@@ -168,7 +168,9 @@ class MultiTalkerTask(AbsTask):
             raise UserError("several GPUs need one process each; give --multiprocessing_distributed true")
         if args.num_threads:
             torch.set_num_threads(args.num_threads)
-        with alone_in(args.output_dir):
+        # In a training of several processes the first one holds the directory for all.
+        follower = args.dist_launcher == "slurm" and os.environ.get("SLURM_PROCID", "0") != "0"
+        with nullcontext() if follower else alone_in(args.output_dir):
             with atomic_open(Path(args.output_dir) / "environment.json") as f:
                 json.dump(environment(), f, indent=1)
                 f.write("\n")
