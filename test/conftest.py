@@ -3,13 +3,22 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# A file size limit fails as a full disk does: in the middle of a file.
+FULL_DISK = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+del sys.argv[1]
+runpy.run_module("espnet_mt_llm.bin." + sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
 
 
 def skip(reason: str) -> None:
@@ -23,6 +32,20 @@ def skip(reason: str) -> None:
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture
+def full_disk(repository: Path) -> Callable[..., str]:
+    """Run a command that can write ``size`` bytes to a file and no more; expect that it says so, and return that."""
+
+    def run(size: int, name: str, *arguments: Any) -> str:
+        done = subprocess.run([sys.executable, "-c", FULL_DISK, str(size), name, *map(str, arguments)],
+                              capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(repository)})
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert "run the command again" in done.stderr
+        return done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -132,3 +132,12 @@ def test_a_run_after_a_kill_completes(tmp_path, repository):
     prepare(tmp_path, "k", num_utterances={"train": 30})
     assert {p: b for p, b in expected.items()} == {
         path.relative_to(tmp_path / "k"): path.read_bytes() for path in (tmp_path / "k").rglob("mini*.flac")}
+
+
+def test_full_disk_leaves_no_half_recording(tmp_path, full_disk):
+    expected = prepare(tmp_path, "whole", num_utterances=mini.DEBUG_NUM_UTTERANCES)
+    full_disk(sorted(map(len, expected.values()))[-10], "prepare_mini", "--root", tmp_path / "k" / "mini",
+              "--out", tmp_path / "k" / "data", "--debug", "true", "--nj", 2)
+    done = {path.relative_to(tmp_path / "k"): path.read_bytes() for path in (tmp_path / "k").rglob("*.flac")}
+    assert 0 < len(done) < len(expected) and done.items() <= expected.items()
+    assert prepare(tmp_path, "k", num_utterances=mini.DEBUG_NUM_UTTERANCES) == expected

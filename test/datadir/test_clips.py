@@ -201,3 +201,19 @@ def test_the_command(data_dir, tmp_path, run):
         assert (ran.returncode, ran.stdout) == (0, "1 clips, 0.00 hours\n"), ran.stderr
     assert run("merge_clips", "--out_dir", tmp_path / "dump", "--num_jobs", 2).returncode == 0
     assert set(read_map(tmp_path / "dump" / "wav.scp")) == {"A", "B"} and not (tmp_path / "dump" / "jobs").exists()
+
+
+@pytest.mark.parametrize("policy, size", [("whole", 150), ("utterance_group", 20000)])
+def test_full_disk_keeps_what_was_there(data_dir, tmp_path, run, full_disk, policy, size):
+    """The limit is met in the lists of whole recordings, and in the audio of groups."""
+    options = ("--data_dir", data_dir, "--policy", policy, "--max_clip", "9", "--out_dir")
+    assert run("make_clips", *options, tmp_path / "whole").returncode == 0
+    expected = {name: text.replace(b"/whole/", b"/dump/") for name, text in files(tmp_path / "whole").items()}
+    full_disk(size, "make_clips", *options, tmp_path / "dump")
+    done = files(tmp_path / "dump")
+    assert done.items() <= expected.items() and len(done) < len(expected)
+    assert run("make_clips", *options, tmp_path / "dump").returncode == 0
+    assert files(tmp_path / "dump") == expected
+    # Audio that is there is not made again; the lists are, and meet the limit.
+    full_disk(100, "make_clips", *options, tmp_path / "dump")
+    assert files(tmp_path / "dump").items() <= expected.items()

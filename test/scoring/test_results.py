@@ -176,3 +176,18 @@ def test_rows_read_back(recipe):
     make()
     rows = read_rows("results.json")
     assert merge_rows(rows, []) == rows
+
+
+def test_full_disk_keeps_what_was_there(recipe, full_disk):
+    (recipe / OUT[0]).write_text("# A recipe\n")
+    make()
+    first = [(recipe / name).read_bytes() for name in OUT]
+    options = ("--out_readme", OUT[0], "--out_json", OUT[1], "--out_html", OUT[2])
+    for size in (100, 2500):  # the first file meets the limit, and a later one
+        full_disk(size, "make_results", *options)
+        assert [(recipe / name).read_bytes() for name in OUT] == first
+    for name in OUT[1:]:
+        (recipe / name).unlink()
+    full_disk(2500, "make_results", *options)
+    make()
+    assert [(recipe / name).read_bytes() for name in OUT] == first

@@ -168,3 +168,18 @@ def test_300_clips_take_under_two_seconds_and_no_torch(tmp_path, write):
     assert done.returncode == 0, done.stderr
     # Alone it takes 0.7 s with start-up; the bound leaves room for a busy machine.
     assert time.monotonic() - start < 5
+
+
+def test_full_disk_keeps_the_earlier_score(decoded, full_disk):
+    ref, hyp = decoded
+    arguments = ("--ref", ref, "--hyp", hyp)
+    score_decode(ref, hyp)
+    before = (hyp / "score.json").read_bytes()
+    full_disk(1000, "score_decode", *arguments)
+    assert (hyp / "score.json").read_bytes() == before
+    assert sorted(f.name for f in hyp.iterdir()) == ["decode.json", "hyp.seglst.json", "score.json", "utt2num_spk"]
+    (hyp / "score.json").unlink()
+    full_disk(1000, "score_decode", *arguments)
+    assert not (hyp / "score.json").exists()
+    main([str(a) for a in arguments])
+    assert json.loads((hyp / "score.json").read_text())["metrics"] == json.loads(before)["metrics"]

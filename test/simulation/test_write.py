@@ -70,6 +70,16 @@ def test_jobs(data):
         write_mixtures(data / "written", 3, 2)
 
 
+def test_full_disk_leaves_no_half_file(data, full_disk):
+    full_disk(30000, "write_mixtures", "--data_dir", data / "written")
+    files = sorted((data / "written" / "audio").rglob("*.*"))
+    assert all(len(f.read_bytes()) < 30000 and not f.name.startswith(".tmp.") for f in files)
+    before = {f: f.read_bytes() for f in files}
+    assert write_mixtures(data / "written") > 0
+    assert all(f.read_bytes() == content for f, content in before.items())
+    assert all(len(read_audio(entry)[0]) for entry in DataDir.read(data / "written").wav.values())
+
+
 def run(repository, module, *args):
     return subprocess.run([sys.executable, "-m", f"espnet_mt_llm.bin.{module}", *map(str, args)], capture_output=True,
                           text=True, env={**os.environ, "PYTHONPATH": str(repository)})
