@@ -59,9 +59,9 @@ def plain_write(mixture: Mixture, folder: Path) -> None:
         soundfile.write(folder / name / f"{mixture.id}.flac", samples, mixture.rate)
 
 
-def benchmark(work: Path, talkers: int, number: int, repeats: int) -> list[dict]:
+def benchmark(work: Path, talkers: int, number: int, repeats: int, num_sources: int) -> list[dict]:
     """Return the rows for mixtures of so many talkers."""
-    sources = make_sources(work / "train", 400)
+    sources = make_sources(work / "train", num_sources)
     values = {"source": "train", "num_mixtures": {talkers: number}, "overlap": [0.2, 0.6]}
     config = SimulationConfig.parse(values, "benchmark")
     mixtures = list(draw_mixtures(sources, config, f"mix{talkers}"))
@@ -107,6 +107,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mixtures", type=int, default=500, help="mixtures of each kind")
+    parser.add_argument("--sources", type=int, default=400, help="recordings that they are made of")
     parser.add_argument("--repeats", type=int, default=5, help="the median of so many runs is shown")
     add_arguments(parser)
     args = parser.parse_args()
@@ -114,7 +115,7 @@ def main() -> None:
     rows = []
     for talkers in (2, 3):
         with tempfile.TemporaryDirectory() as work:
-            rows += benchmark(Path(work), talkers, args.mixtures, args.repeats)
+            rows += benchmark(Path(work), talkers, args.mixtures, args.repeats, args.sources)
     show(rows, args.json)
 
 
