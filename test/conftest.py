@@ -1,11 +1,13 @@
 """Fixtures that every test may use."""
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Callable, Iterator
 
 import pytest
@@ -26,6 +28,25 @@ def skip(reason: str) -> None:
     if os.environ.get("MT_TEST_REQUIRE") == "1":
         pytest.fail(f"{reason} (MT_TEST_REQUIRE=1 lets nothing be skipped)")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", name="skip")
+def _skip() -> Callable[[str], None]:
+    """:func:`skip`, for a test that finds out by itself."""
+    return skip
+
+
+@pytest.fixture(scope="session")
+def module() -> Callable[[str], ModuleType]:
+    """Import a module that not every installation has, or skip the test."""
+
+    def load(name: str) -> ModuleType:
+        try:
+            return importlib.import_module(name)
+        except ImportError as e:
+            skip(f"no {name} ({e}); tools/check_install.py says how to get it")
+
+    return load
 
 
 @pytest.fixture(scope="session")

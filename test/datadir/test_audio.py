@@ -127,7 +127,9 @@ def test_sixteen_bits_survive_float(samples):
 
 
 def test_real_speech(real_data):
-    for path in sorted((real_data / "fsdd" / "flac").glob("*.flac"))[::500]:
+    files = sorted((real_data / "fsdd" / "flac").glob("*.flac"))
+    assert len(files) > 500
+    for path in files[::500]:
         samples, rate = read_audio(path)
         assert rate == 8000 and info(path).frames == len(samples)
         assert abs(samples).max() > 0.01

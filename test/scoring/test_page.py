@@ -115,10 +115,10 @@ def test_a_chart_of_one_epoch_or_of_a_constant():
     assert "<svg" in charts.line_chart("loss", {"train": [(1.0, 0.0), (2.0, 0.0)]})
 
 
-def test_in_a_browser(page, tmp_path):
+def test_in_a_browser(page, tmp_path, skip):
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not chromium:
-        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
+        skip("no Chromium on this machine (Debian: apt install chromium)")
     probe = tmp_path / "probe.html"
     # What the browser makes of the page: elements wider than the page, and whether the style took effect.
     check = ("<script>addEventListener('load',()=>{const d=document,s=d.documentElement;"

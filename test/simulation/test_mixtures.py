@@ -147,8 +147,8 @@ def test_reader_in_workers(manifest, method):
         assert found[0] == rate == RATE and np.array_equal(found[1], samples) and samples.dtype == np.float32
 
 
-def test_reader_in_a_training_data_loader(manifest):
-    data = pytest.importorskip("torch.utils.data")
+def test_reader_in_a_training_data_loader(manifest, module):
+    data = module("torch.utils.data")
     reader = MixtureReader(manifest)
     loader = data.DataLoader(list(reader), batch_size=None, num_workers=2, collate_fn=reader.__getitem__)
     assert all(np.array_equal(a[1], reader[key][1]) for a, key in zip(loader, reader))

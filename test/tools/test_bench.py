@@ -12,8 +12,9 @@ import pytest
 @pytest.mark.parametrize("name, options, names", [
     ("decode_rtf", ["--clips", "4", "--repeats", "1"], ["decode, batch 1", "decode, batch 16"]),
     ("simulate_mixtures", ["--mixtures", "4", "--sources", "40", "--repeats", "1"],
-     [f"{what}, {talkers} talkers{how}" for talkers in (2, 3) for what, how in (
-         ("epoch", ", streamed"), ("first pass", ", streamed"), ("written with sources", ""), ("drawn (manifest)", ""))]),
+     [f"{what}, {talkers} talkers{how}" for talkers in (2, 3)
+      for what, how in (("epoch", ", streamed"), ("first pass", ", streamed"), ("written with sources", ""),
+                        ("drawn (manifest)", ""))]),
     ("validate_data_dir", ["--utterances", "300", "--repeats", "1"],
      ["validate 300 utterances x 4 files, one core"]),
 ])
