@@ -31,7 +31,13 @@ class Checkout:
         return done.stdout
 
 
+@pytest.fixture(scope="session")
+def make_checkout(repository: Path) -> Callable[[str, Path], Checkout]:
+    """Make a :class:`Checkout` of a corpus in a directory."""
+    return lambda corpus, root: Checkout(repository, root, corpus)
+
+
 @pytest.fixture
-def checkout(repository: Path, tmp_path: Path) -> Callable[[str], Checkout]:
-    """Make a :class:`Checkout` of a corpus."""
-    return lambda corpus: Checkout(repository, tmp_path, corpus)
+def checkout(make_checkout: Callable, tmp_path: Path) -> Callable[[str], Checkout]:
+    """Make a :class:`Checkout` of a corpus in the test's own directory."""
+    return lambda corpus: make_checkout(corpus, tmp_path)
