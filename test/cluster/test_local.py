@@ -104,7 +104,9 @@ def test_a_signal_stops_the_jobs_and_completes_their_logs(repository: Path, tmp_
     number = getattr(signal, name)
     words = ["JOB=1:2", "log/x.JOB.log", "sleep", "50"]
     launcher = subprocess.Popen([sys.executable, repository / "utils/run.py", *words], cwd=tmp_path,
-                                stderr=subprocess.PIPE, text=True)
+                                stderr=subprocess.PIPE, text=True,
+                                # A test run in the background has SIGINT ignored, and children inherit that.
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     deadline = time.monotonic() + 20
     while len(list(tmp_path.glob("log/x.*.log"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
