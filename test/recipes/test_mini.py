@@ -41,6 +41,12 @@ def hypotheses(recipe: Path) -> dict[str, list]:
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
+def losses(recipe: Path) -> list[float]:
+    """The validation loss after every epoch of every step; a debug model's transcripts alone say little."""
+    paths = sorted(recipe.glob("debug/exp/sctc/*/history.json"))
+    return [epoch["valid"]["loss"] for path in paths for epoch in json.loads(path.read_text())]
+
+
 @pytest.fixture(scope="module")
 def english(make_checkout: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple:
     """The recipe after an uninterrupted run, and what it printed."""
@@ -118,6 +124,8 @@ def test_killed_in_every_stage_it_completes_with_the_same_result(checkout: Calla
     scores(recipe.path, "debug")
     assert not list(top.glob("*/.done/*.started"))
     assert hypotheses(recipe.path) == hypotheses(english[0].path) and set(hypotheses(recipe.path)) == set(SETS)
+    assert len(losses(recipe.path)) == 4
+    assert losses(recipe.path) == pytest.approx(losses(english[0].path), rel=1e-4)
 
 
 def test_whole_recipe_on_slurm(checkout: Callable, slurm: dict) -> None:
