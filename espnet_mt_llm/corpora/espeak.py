@@ -2,7 +2,9 @@
 
 import ctypes
 import functools
+import hashlib
 import os
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -22,14 +24,32 @@ def _library() -> tuple[Any, int]:
         import espeakng_loader
     except ImportError:
         raise UserError("espeak-ng is not installed; pip install espeakng-loader (tools/setup.sh does it)") from None
-    data = espeakng_loader.get_data_path()
-    if len(os.fsencode(data)) > _LONGEST_PATH:
-        raise UserError(f"{data}: too long a path for espeak-ng's data; make the environment in a shorter one")
+    data = _short(os.path.realpath(espeakng_loader.get_data_path()))
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), 0)
     if rate <= 0:
         raise UserError(f"{data}: espeak-ng does not start with it; pip install --force-reinstall espeakng-loader")
     return library, rate
+
+
+def _short(path: str) -> str:
+    """Return ``path``, or where it is too long for espeak-ng a link to it in the temporary directory.
+
+    Raises:
+        UserError: the temporary directory's path is too long, too, or holds something else under the link's name.
+    """
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        return path
+    name = f"espeak-ng-{os.getuid()}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+    link = os.path.join(tempfile.gettempdir(), name)
+    try:
+        # Left in place: other processes of a preparation use the same one.
+        os.symlink(path, link)
+    except FileExistsError:
+        pass
+    if len(os.fsencode(link)) > _LONGEST_PATH or os.path.realpath(link) != os.path.realpath(path):
+        raise UserError(f"{path}: too long a path for espeak-ng's data; make the environment in a shorter one")
+    return link
 
 
 def speak(voice: str, text: str, speed: int, pitch: int, pitch_range: int) -> tuple[np.ndarray, int]:
