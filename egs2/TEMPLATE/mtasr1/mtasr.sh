@@ -247,7 +247,7 @@ train_step() { # STEP TASK
     local dir=${expdir}/${system}/$1 to_old options=()
     if ${debug}; then options=(--debug true); fi
     if ! ${printing} && [ "${choice}" = restart ] && [ "${on_change}" = restart ] && [ -e "${dir}" ]; then
-        to_old=${expdir}/.old/$(date +%Y%m%d-%H%M%S)/${system}
+        to_old=${expdir}/.old/$(date +%Y%m%d-%H%M%S)-$$/${system}
         mkdir -p "${to_old}"
         mv "${dir}" "${to_old}/"
         log "the earlier ${dir} is now in ${to_old}; --on_change resume would have continued it"
