@@ -1,7 +1,5 @@
 """Serialized CTC: one CTC loss a talker stream, streams in onset order; a PIT switch; greedy decoding."""
 
-from typing import Sequence
-
 import torch
 from torch.nn import functional as F
 
@@ -86,14 +84,3 @@ def greedy_ctc(log_probs: torch.Tensor, lengths: torch.Tensor, blank: int = 0) -
     keep = fresh & (best != blank)
     keep &= torch.arange(best.size(1), device=best.device)[None, :] < lengths[:, None]
     return [row[mask].tolist() for row, mask in zip(best.cpu(), keep.cpu())]
-
-
-def pad_targets(texts: Sequence[Sequence[Sequence[int]]], device: torch.device | str = "cpu"
-                ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stack clips of K token lists each into targets ``(B, K, L)`` and target lengths ``(B, K)``."""
-    lengths = torch.tensor([[len(talker) for talker in clip] for clip in texts], dtype=torch.long, device=device)
-    targets = torch.zeros(*lengths.shape, max(1, int(lengths.max())), dtype=torch.long, device=device)
-    for b, clip in enumerate(texts):
-        for k, talker in enumerate(clip):
-            targets[b, k, : len(talker)] = torch.as_tensor(talker, dtype=torch.long)
-    return targets, lengths

@@ -6,7 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from espnet_mt_llm.nets.serialized_ctc import greedy_ctc, pad_targets, serialized_ctc_loss, stream_costs, too_long
+from espnet_mt_llm.nets.serialized_ctc import greedy_ctc, serialized_ctc_loss, stream_costs, too_long
+
+
+def pad_targets(texts: list[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack clips of K token lists each into targets ``(B, K, L)`` and target lengths ``(B, K)``."""
+    sizes = torch.tensor([[len(talker) for talker in clip] for clip in texts])
+    targets = torch.zeros(*sizes.shape, max(1, int(sizes.max())), dtype=torch.long)
+    for b, clip in enumerate(texts):
+        for k, talker in enumerate(clip):
+            targets[b, k, : len(talker)] = torch.tensor(talker, dtype=torch.long)
+    return targets, sizes
 
 
 def brute_force(log_probs: torch.Tensor, target: list[int]) -> float:

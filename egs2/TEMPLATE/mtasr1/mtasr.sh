@@ -80,15 +80,6 @@ command_line() { # OPTIONS: run.sh with them and those that choose the files
     echo "${line}"
 }
 
-again_all() { # CONFIGURATION: the command that makes a result from nothing
-    local line="./run.sh --system ${system}"
-    if [ "$1" != "conf/decode_$(task_of "${last_step}").yaml" ]; then line+=" --inference_config $1"; fi
-    if [ -n "${train_args}" ]; then line+=" --train_args '${train_args}'"; fi
-    if ${debug}; then line+=" --debug true"; fi
-    if [ "${lang}" != "${recipe_lang}" ]; then line+=" --lang ${lang}"; fi
-    echo "${line}"
-}
-
 made_by() { # STAGE STAMP PATH: stop unless an earlier stage has finished making PATH
     if ${dry_run} || { [ -e "$2" ] && [ -e "$3" ]; }; then return; fi
     local why="is not there"
@@ -286,7 +277,8 @@ decode_set() { # SET CONFIGURATION TASK
         ${python} -m "espnet_mt_llm.bin.decode_$3" --config "$2" --model_dir "${model_dir}" --data_dir "${dumpdir}/$1" \
         --out_dir "${dir}" --job JOB --num_jobs "${inference_nj}" "${options[@]}" ${inference_args}
     run ${python} -m espnet_mt_llm.bin.merge_decode --out_dir "${dir}" --num_jobs "${inference_nj}" \
-        --command "$(command_line --system "${system}" --inference_config "$2")"
+        --command "$(command_line --system "${system}" --inference_config "$2" \
+            ${train_args:+--train_args "'${train_args}'"} ${inference_args:+--inference_args "'${inference_args}'"})"
 }
 
 stage_decode() {
