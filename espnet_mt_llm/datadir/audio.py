@@ -75,37 +75,43 @@ def duration(entry: Pathlike) -> float:
     return info(entry).duration
 
 
-def read_audio(entry: Pathlike, start: Optional[float] = None, end: Optional[float] = None) -> tuple[np.ndarray, int]:
-    """Read mono samples.
+def read_audio(
+    entry: Pathlike, start: Optional[float] = None, end: Optional[float] = None, channel: Optional[int] = None
+) -> tuple[np.ndarray, int]:
+    """Read the samples of one channel.
 
     Args:
         entry: a path, or a command that ends in a pipe sign.
         start, end: seconds; None is the begin or the end of the file. The end may lie half a sample beyond the file.
+        channel: counts from 1; None expects a mono file.
 
     Returns:
         Samples (N,) float32 in [-1, 1), and the rate in Hz.
 
     Raises:
-        UserError: missing, empty, truncated, not audio, more than one channel, or a span outside the file.
+        UserError: missing, empty, truncated, not audio, a span outside the file, a channel that is not there, or
+            several channels and none chosen.
     """
     name = _name(entry)
     with _opened(entry) as f:
         wav = _wav_layout(f, name)
         if wav is not None:
-            first, last = _span(wav.info, start, end, name)
-            f.seek(wav.offset + 2 * first)
-            samples = np.frombuffer(f.read(2 * (last - first)), dtype="<i2")
-            if len(samples) < last - first:
+            first, last = _span(wav.info, start, end, channel, name)
+            width = wav.info.channels
+            f.seek(wav.offset + 2 * width * first)
+            samples = np.frombuffer(f.read(2 * width * (last - first)), dtype="<i2")
+            if len(samples) < width * (last - first):
                 raise _truncated(name)
-            return np.multiply(samples, _SCALE, dtype=np.float32), wav.info.rate
+            return np.multiply(samples[(channel or 1) - 1 :: width], _SCALE, dtype=np.float32), wav.info.rate
         with _decoder(entry, f, name) as sound:
-            first, last = _span(AudioInfo(sound.samplerate, sound.channels, sound.frames), start, end, name)
+            found = AudioInfo(sound.samplerate, sound.channels, sound.frames)
+            first, last = _span(found, start, end, channel, name)
             if first:
                 sound.seek(first)
-            decoded = sound.read(last - first, dtype="float32")
+            decoded = sound.read(last - first, dtype="float32", always_2d=True)
             if len(decoded) < last - first:
                 raise _truncated(name)
-            return decoded, sound.samplerate
+            return np.ascontiguousarray(decoded[:, (channel or 1) - 1]), found.rate
 
 
 def write_audio(path: Pathlike, samples: np.ndarray, rate: int) -> None:
@@ -245,15 +251,24 @@ def _riff_chunks(f: BinaryIO, name: str) -> Optional[_Wav]:
     raise _truncated(name)
 
 
-def _span(found: AudioInfo, start: Optional[float], end: Optional[float], name: str) -> tuple[int, int]:
-    """Turn seconds into sample numbers, after the checks that every reader needs."""
-    if found.channels != 1:
+def check_channel(found: AudioInfo, channel: Optional[int], name: Pathlike) -> None:
+    """Refuse a channel that is not there, and a file of several channels where none is chosen."""
+    if channel is None and found.channels != 1:
         raise at(
             name,
             None,
-            f"has {found.channels} channels, one is expected",
-            f"choose one in wav.scp, e.g. `sox {name} -t wav - remix 1 |`",
+            f"has {found.channels} channels and none is chosen",
+            "name one in the data directory's file 'channel': `<recording> 1`",
         )
+    if channel is not None and not 1 <= channel <= found.channels:
+        raise at(name, None, f"has {found.channels} channels, not a channel {channel}", "choose another channel")
+
+
+def _span(
+    found: AudioInfo, start: Optional[float], end: Optional[float], channel: Optional[int], name: str
+) -> tuple[int, int]:
+    """Turn seconds into sample numbers, after the checks that every reader needs."""
+    check_channel(found, channel, name)
     if found.frames <= 0:
         raise _empty(name)
     first = 0 if start is None else round(start * found.rate)

@@ -19,7 +19,7 @@ _KEYS = (
     (
         "rec",
         r"wav\.scp|reco2dur|reco2file_and_channel|(spk|noise|dereverb)\d+\.scp|enroll_spk\d+\.scp|text_spk\d+"
-        r"|utt2num_spk|mixtures\.jsonl",
+        r"|utt2num_spk|mixtures\.jsonl|channel|far\d+\.scp|echo\d+\.scp|reco2seats|utt2sot_order",
     ),
     (
         "utt",
@@ -241,6 +241,19 @@ class DataDir:
         for name, table in self.extra.items():
             write_table(path / name, table)
         return replace(self, path=path, reco2dur=reco2dur, utterances=sorted(self.utterances, key=lambda u: u.utt))
+
+    def channel(self, rec: str) -> Optional[int]:
+        """Return which channel (from 1) of the recording's file is used; None for a mono file.
+
+        Raises:
+            UserError: the file ``channel`` says something else than a number.
+        """
+        value = self.extra.get("channel", {}).get(rec)
+        if value is None:
+            return None
+        if not value.isdigit() or int(value) < 1:
+            raise at(self.path / "channel", None, f"'{rec} {value}'", "expected '<recording> <number from 1 on>'")
+        return int(value)
 
     def seglst(self) -> list[dict]:
         """Return the utterances as SegLST segments, by recording and start time."""

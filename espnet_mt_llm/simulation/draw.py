@@ -39,7 +39,7 @@ class _Drawer:
     def __init__(self, source_dir: DataDir, config: SimulationConfig, name: str):
         self.config = config
         self.name = name
-        self.wav = source_dir.wav
+        self.sources = source_dir
         self.cache = SourceCache()
         by_speaker: dict[str, list[Utterance]] = defaultdict(list)
         for utterance in source_dir.utterances:
@@ -53,7 +53,7 @@ class _Drawer:
         self.noises = _entries(config.noise_scp)
         self.noise_seconds = {wav: duration(wav) for wav in self.noises}
         self.rirs = _entries(config.rir_scp)
-        self._levels: dict[tuple[str, float, float], tuple[float, float]] = {}
+        self._levels: dict[tuple, tuple[float, float]] = {}
 
     def draw(self, talkers: int, index: int) -> Mixture:
         """Draw one mixture; it depends on nothing but the arguments, the configuration and the sources."""
@@ -82,8 +82,8 @@ class _Drawer:
         for utterance, onset in sorted(zip(chosen, onsets), key=lambda pair: pair[1]):
             reverberate = bool(self.rirs) and chance.uniform(0, 1) < self.config.rir_probability
             rir = chance.pick(self.rirs) if reverberate else None
-            source = Source(utterance.utt, utterance.spk, utterance.text, self.wav[utterance.rec], utterance.start,
-                            utterance.end, onset, 1.0, rir)
+            source = Source(utterance.utt, utterance.spk, utterance.text, self.sources.wav[utterance.rec],
+                            utterance.start, utterance.end, onset, 1.0, rir, self.sources.channel(utterance.rec))
             sources.append(replace(source, gain=self._gain(source, chance)))
         return sources
 
@@ -96,7 +96,7 @@ class _Drawer:
 
     def _level(self, source: Source) -> tuple[float, float]:
         """Return RMS and peak of the dry source, full scale = 1."""
-        key = (source.wav, source.start, source.end)
+        key = (source.wav, source.start, source.end, source.channel)
         if key not in self._levels:
             signal = self.cache.source(source, self.config.rate).astype(np.float32)
             rms = math.sqrt(float(np.mean(np.square(signal, dtype=np.float64)))) if len(signal) else 0.0
@@ -185,7 +185,7 @@ def write_set(mixtures: Iterable[Mixture], config: SimulationConfig, out: Pathli
         stale.unlink()
     data = DataDir(out, {m.id: wav_entry(m, config, out) for m in by_id.values()}, mixture_utterances(by_id.values()),
                    {m.id: m.num_samples / m.rate for m in by_id.values()},
-                   {"utt2num_spk": {m.id: str(len(m.sources)) for m in by_id.values()}, MANIFEST: table,
+                   {"utt2num_spk": {m.id: str(len(m.speakers)) for m in by_id.values()}, MANIFEST: table,
                     **_part_views(by_id.values(), config, out)})
     data.write(out)
     return len(by_id)
@@ -217,7 +217,7 @@ def _part_views(mixtures: Iterable[Mixture], config: SimulationConfig, out: Path
     views: dict[str, dict[str, str]] = defaultdict(dict)
     if config.write and config.write_sources:
         for m in mixtures:
-            for k in range(1, len(m.sources) + 1):
+            for k in range(1, len(m.speakers) + 1):
                 views[f"spk{k}.scp"][m.id] = str(audio_path(out, f"spk{k}", m.id))
             if m.noise is not None:
                 views["noise1.scp"][m.id] = str(audio_path(out, "noise1", m.id))

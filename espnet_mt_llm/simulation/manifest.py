@@ -23,6 +23,7 @@ class Source:
         offset: where the stretch begins in the mixture, seconds.
         gain: linear factor, before the mixture's own scale.
         rir: path of a room impulse response, or None.
+        channel: of the recording, from 1; None for a mono one.
     """
 
     utt: str
@@ -34,6 +35,7 @@ class Source:
     offset: float
     gain: float
     rir: Optional[str] = None
+    channel: Optional[int] = None
 
     def num_samples(self, rate: int) -> int:
         """Return the length of the dry stretch at ``rate`` Hz."""
@@ -60,6 +62,8 @@ class Noise:
 class Mixture:
     """A mixture = scale * (sum of gain * source + gain * noise); sources are in the order of their onsets.
 
+    In a conversation a speaker has several sources.
+
     Attributes:
         num_samples: length at ``rate`` Hz.
         seed: from which this mixture was drawn.
@@ -77,6 +81,11 @@ class Mixture:
     scale: float = 1.0
     overlap: float = 0.0
     ties: int = 0
+
+    @property
+    def speakers(self) -> list[str]:
+        """Return the speakers in the order of their first onsets."""
+        return list(dict.fromkeys(s.spk for s in self.sources))
 
     def to_json(self) -> str:
         """Return the line of the manifest (without the line break); keys that are None are left out."""

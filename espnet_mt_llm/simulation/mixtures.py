@@ -28,10 +28,10 @@ class SourceCache:
 
     def source(self, source: Source, rate: int) -> np.ndarray:
         """Return the dry stretch of a source: on the 16-bit scale, (N,), N = ``source.num_samples(rate)``."""
-        key = (source.wav, source.start, source.end, rate)
+        key = (source.wav, source.start, source.end, source.channel, rate)
         found = self._get(key)
         if found is None:
-            samples, found_rate = read_audio(source.wav, source.start, source.end)
+            samples, found_rate = read_audio(source.wav, source.start, source.end, source.channel)
             samples = resample(samples, found_rate, rate)
             found = self._put(key, to_16_bit(fit(samples, source.num_samples(rate))))
         return found
@@ -85,7 +85,8 @@ class SourceCache:
 class Rendered:
     """A mixture and its parts, float32 (N,) in [-1, 1), every sample a whole multiple of 1/32768.
 
-    ``mixture`` is exactly the sum of ``sources`` and ``noise`` (None where the manifest has none).
+    ``sources`` has one signal a speaker, in the order of ``Mixture.speakers``. ``mixture`` is exactly the sum of them
+    and of ``noise`` (None where the manifest has none).
     """
 
     mixture: np.ndarray
@@ -124,15 +125,13 @@ def render_sum(mixture: Mixture, cache: SourceCache) -> np.ndarray:
 
 def render(mixture: Mixture, cache: SourceCache) -> Rendered:
     """Render the mixture with its parts."""
-    parts = []
-    for begin, signal in layers(mixture, cache):
-        part = np.zeros(mixture.num_samples, dtype=np.float32)
-        part[begin:begin + len(signal)] = signal
-        parts.append(part)
-    total = np.sum(parts, axis=0, dtype=np.float32) / np.float32(FULL_SCALE)
-    parts = [part / np.float32(FULL_SCALE) for part in parts]
-    noise = parts.pop() if mixture.noise is not None else None
-    return Rendered(total, tuple(parts), noise)
+    owners = [s.spk for s in mixture.sources] + ([""] if mixture.noise is not None else [])  # no speaker is called ""
+    parts = {owner: np.zeros(mixture.num_samples, dtype=np.float32) for owner in owners}
+    for owner, (begin, signal) in zip(owners, layers(mixture, cache)):
+        parts[owner][begin:begin + len(signal)] += signal
+    total = np.sum(list(parts.values()), axis=0, dtype=np.float32) / np.float32(FULL_SCALE)
+    scaled = {owner: part / np.float32(FULL_SCALE) for owner, part in parts.items()}
+    return Rendered(total, tuple(scaled[spk] for spk in mixture.speakers), scaled.get(""))
 
 
 class MixtureReader(Mapping[str, "tuple[int, np.ndarray]"]):
