@@ -1,0 +1,273 @@
+"""What the meeting corpora share: intervals to speech, checks against the audio, and data directories from sessions."""
+
+import logging
+import re
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
+
+from espnet_mt_llm.common import Pathlike, UserError, at, progress
+from espnet_mt_llm.corpora.problems import Problems
+from espnet_mt_llm.datadir.audio import check_channel, info
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT, DataDir, Utterance, key_of, make_utt_id
+from espnet_mt_llm.text.normalise import normalise
+
+log = logging.getLogger(__name__)
+
+# Marks of annotators in angle brackets, half or full width; the profiles know the official ones only.
+_TAG = re.compile(r"[<＜][^<>＜＞\s]{1,16}[>＞]")
+_KNOWN_TAG = re.compile(r"<(?:sil|%|-|\$|#|_|space)>", re.IGNORECASE)
+_WHOLE_RECORDING = ("wav.scp", "reco2dur")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One recording to write.
+
+    Attributes:
+        id: the recording's id.
+        audio: path of its file, or a command that ends in a pipe sign.
+        segments: SegLST segments (``speaker, start_time, end_time, words``), words normalised.
+        channel: which one of a file of several channels, from 1; None for a mono file.
+        extra: file name of the data directory -> this recording's value there, e.g. ``far2.scp`` -> a path.
+    """
+
+    id: str
+    audio: str
+    segments: list[dict]
+    channel: Optional[int] = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SetSummary:
+    """What a set has become; ``seconds`` is the length of its recordings."""
+
+    name: str
+    sessions: int = 0
+    utterances: int = 0
+    speakers: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What comes back from a worker for one key: checked sessions with their length, log records, or a problem."""
+
+    sessions: list[tuple[Session, float]]
+    records: list[logging.LogRecord]
+    problem: str = ""
+
+
+def words_of(text: str, profile: str, unknown: Optional[dict[str, int]] = None) -> str:
+    """Normalise an annotation; empty when it holds no speech (tags or punctuation alone).
+
+    Tags that the profile does not know (``<laugh>``) are no words either: they are taken out, and counted in
+    ``unknown`` where it is given.
+    """
+    if "<" in text or "＜" in text:
+        for tag in _TAG.findall(text):
+            if unknown is not None and not _KNOWN_TAG.fullmatch(tag):
+                unknown[tag] = unknown.get(tag, 0) + 1
+        text = _TAG.sub("", text)
+    words = normalise(text, profile)
+    return words if any(map(str.isalnum, words)) else ""
+
+
+def speech_of(where: Pathlike, session: str, spans: Mapping[str, Iterable[tuple[float, float, str]]],
+              profile: str) -> list[dict]:
+    """Turn a meeting's intervals into SegLST segments, by speaker and time.
+
+    Intervals without text are left out, and, counted in the log, those of tags or punctuation alone. A start before 0
+    becomes 0; an interval that ends before it starts is left out with a log line. Intervals of one speaker that
+    overlap are all kept and counted in the log; those of the same span, in the centiseconds of ids, become one.
+
+    Args:
+        where: the annotation file, for the log.
+        spans: speaker -> (start, end, text), times in seconds.
+    """
+    unknown: dict[str, int] = {}
+    silent, overlaps = 0, 0
+    segments: list[dict] = []
+    for speaker in sorted(spans):
+        of_speaker: dict[tuple[int, int], dict] = {}
+        last_end = 0.0
+        for start, end, text in sorted(spans[speaker]):
+            if not text or text.isspace():
+                continue
+            words = words_of(text, profile, unknown)
+            if not words:
+                silent += 1
+                continue
+            start = max(start, 0.0) + 0.0  # + 0.0 turns a negative zero into zero
+            if end <= start:
+                log.warning("%s: %s: left out '%s', which goes from %g to %g s", where, speaker, words, start, end)
+                continue
+            overlaps += start < last_end - 1e-6
+            last_end = max(last_end, end)
+            there = of_speaker.setdefault((round(start * 100), round(end * 100)), segment := {
+                "session_id": session, "speaker": speaker, "start_time": start, "end_time": end, "words": words})
+            if there is not segment:
+                log.warning("%s: %s: two intervals from %g to %g s became one", where, speaker, start, end)
+                if words != there["words"]:
+                    there["words"] = normalise(f"{there['words']} {words}", profile)
+        segments += of_speaker.values()
+    if silent:
+        log.warning("%s: %d intervals of tags or punctuation alone are no speech", where, silent)
+    if unknown:
+        listed = ", ".join(f"{tag} ({number})" for tag, number in sorted(unknown.items()))
+        log.warning("%s: unknown tags were taken out: %s", where, listed)
+    if overlaps:
+        log.warning("%s: %d intervals overlap an earlier one of the same speaker; all are kept", where, overlaps)
+    return segments
+
+
+def prepare_sets(sets: Mapping[str, tuple[Sequence[Any], Callable[[Any], list[Session]]]], out: Pathlike,
+                 nj: int = 1, allow_problems: bool = False) -> list[SetSummary]:
+    """Prepare every set (name -> keys and how to read one) in ``out`` and print a table.
+
+    Raises:
+        UserError: sessions with problems, listed in ``<out>/problems.tsv``, that are not allowed.
+    """
+    problems = Problems(out)
+    summaries = [prepare_set(name, keys, read, Path(out), problems, nj) for name, (keys, read) in sets.items()]
+    print(table(summaries), flush=True)
+    problems.finish(allow_problems)
+    return summaries
+
+
+def prepare_set(name: str, keys: Sequence[Any], read: Callable[[Any], list[Session]], out: Path, problems: Problems,
+                nj: int = 1) -> SetSummary:
+    """Read, check and write the set ``out/name``.
+
+    The log is in the order of the keys whatever ``nj``, and so are the bytes.
+
+    Args:
+        keys: what ``read`` takes, one a meeting: a string, or an object whose ``id`` names it in the list of problems.
+        read: returns the meeting's recordings (one for far, one a headset for near); it must be picklable.
+    """
+    data = DataDir(out / name, {}, [])
+    work = partial(_prepare_one, read)
+    for key, prepared in zip(keys, _mapped(work, keys, nj, name)):
+        for record in prepared.records:
+            logging.getLogger(record.name).handle(record)
+        with problems.of(name, str(getattr(key, "id", key))):
+            if prepared.problem:
+                raise UserError(prepared.problem)
+            _add(data, prepared.sessions)
+    _remove_others(data)
+    if not data.wav:
+        log.warning("%s: no session of it could be prepared, so it is not written", name)
+        return SetSummary(name)
+    data.write(data.path)
+    return SetSummary(name, len(data.wav), len(data.utterances), len({u.spk for u in data.utterances}),
+                      sum(data.reco2dur.values()))
+
+
+def _mapped(work: Callable[[Any], _Prepared], keys: Sequence[Any], nj: int, what: str) -> Iterator[_Prepared]:
+    if nj <= 1 or len(keys) < 2:
+        yield from map(work, progress(keys, what))
+        return
+    with ProcessPoolExecutor(min(nj, len(keys))) as pool:
+        yield from progress(pool.map(work, keys, chunksize=max(1, min(8, len(keys) // (4 * nj)))), what, len(keys))
+
+
+def _prepare_one(read: Callable[[Any], list[Session]], key: Any) -> _Prepared:
+    with _collected_log() as records:
+        try:
+            return _Prepared([_checked(session) for session in read(key)], records)
+        except (UserError, UnicodeDecodeError, OSError) as e:
+            return _Prepared([], records, str(e))
+
+
+@contextmanager
+def _collected_log() -> Iterator[list[logging.LogRecord]]:
+    """Hold back what this package logs; the caller hands it on, in order and from one process."""
+    records: list[logging.LogRecord] = []
+    package = logging.getLogger(__name__.partition(".")[0])
+    handler = logging.Handler()
+
+    def keep(record: logging.LogRecord) -> None:
+        record.msg, record.args = record.getMessage(), None
+        records.append(record)
+
+    handler.emit = keep  # type: ignore[method-assign]
+    before = package.propagate, package.handlers
+    package.propagate, package.handlers = False, [handler]
+    try:
+        yield records
+    finally:
+        package.propagate, package.handlers = before
+
+
+def _checked(session: Session) -> tuple[Session, float]:
+    """Compare a session with the header of its audio; return it, ends clipped to the audio, and the seconds.
+
+    Raises:
+        UserError: no or damaged audio, a channel that is not there, or speech that begins after the end of the audio.
+    """
+    found = info(session.audio)
+    check_channel(found, session.channel, session.audio)
+    late = [s for s in session.segments if s["start_time"] >= found.duration]
+    if late:
+        raise at(session.audio, None,
+                 f"{len(late)} of {len(session.segments)} utterances begin after the end of the audio "
+                 f"({found.duration:g} s), the first one at {late[0]['start_time']:g} s",
+                 "is it the transcript of this recording? copy both again")
+    segments = []
+    for segment in session.segments:
+        if segment["end_time"] > found.duration:
+            if segment["end_time"] > found.duration + OVERSHOOT:
+                log.warning("%s: %s: the end of '%s' was cut from %g to the audio's end, %g s", session.id,
+                            segment["speaker"], segment["words"], segment["end_time"], found.duration)
+            segment = {**segment, "end_time": found.duration}
+        segments.append(segment)
+    channel = session.channel if found.channels > 1 else None
+    return replace(session, segments=segments, channel=channel), found.duration
+
+
+def _add(data: DataDir, sessions: Sequence[tuple[Session, float]]) -> None:
+    """Put the sessions of one key into the directory, all or none.
+
+    Raises:
+        UserError: a recording's or an utterance's id occurs twice, or has characters that it may not have.
+    """
+    utterances = {}
+    for session, _ in sessions:
+        if session.id in data.wav:
+            raise UserError(f"{session.audio}: the recording '{session.id}' is there twice, as {data.wav[session.id]}, "
+                            "too; keep one of the two")
+        for s in session.segments:
+            utt = make_utt_id(s["speaker"], session.id, s["start_time"], s["end_time"])
+            if utt in utterances:
+                raise UserError(f"{session.audio}: two utterances get the id '{utt}'; correct the annotation")
+            utterances[utt] = Utterance(utt, session.id, s["speaker"], s["start_time"], s["end_time"], s["words"])
+    data.utterances.extend(utterances.values())
+    for session, seconds in sessions:
+        data.wav[session.id] = session.audio
+        data.reco2dur[session.id] = seconds
+        values = {**session.extra, **({} if session.channel is None else {"channel": str(session.channel)})}
+        for name, value in values.items():
+            data.extra.setdefault(name, {})[session.id] = value
+
+
+def _remove_others(data: DataDir) -> None:
+    """Remove what an earlier preparation left and this one does not write: ``channel`` of files now mono, say."""
+    if not data.path.is_dir():
+        return
+    kept = set(data.extra) | (set(_WHOLE_RECORDING) if data.wav else set())
+    for path in data.path.iterdir():
+        kind = key_of(path.name)
+        if path.name not in kept and (kind == "rec" or (kind and not data.wav)):
+            path.unlink()
+
+
+def table(summaries: Sequence[SetSummary]) -> str:
+    """Return the counts of the sets as a table of text."""
+    lines = [f"{'set':<20} {'sessions':>8} {'utterances':>10} {'speakers':>8} {'hours':>8}"]
+    lines += [f"{s.name:<20} {s.sessions:>8} {s.utterances:>10} {s.speakers:>8} {s.seconds / 3600:>8.2f}"
+              for s in summaries]
+    return "\n".join(lines)
