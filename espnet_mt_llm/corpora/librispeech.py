@@ -1,0 +1,143 @@
+"""LibriSpeech: read English, the source of LibriMix and of simulated conversations.
+
+Fact sheet. 982 hours of audio books from LibriVox, 2,484 readers, 16 kHz mono FLAC, 16 bits; one speaker in each file,
+no overlap. OpenSLR 12, CC BY 4.0; Panayotov et al., ICASSP 2015. Hours, readers, utterances of the parts:
+train-clean-100 100.6, 251, 28,539; train-clean-360 363.6, 921, 104,014; train-other-500 496.7, 1,166, 148,688;
+dev-clean 5.4, 40, 2,703; dev-other 5.3, 33, 2,864; test-clean 5.4, 40, 2,620; test-other 5.1, 33, 2,939.
+
+Layout. ``LibriSpeech/<part>/<reader>/<chapter>/<reader>-<chapter>-<number>.flac`` with one
+``<reader>-<chapter>.trans.txt`` a chapter (``<utterance> <TEXT IN UPPER CASE>``), and ``SPEAKERS.TXT``.
+
+Known errors. Books were cut at silences by an aligner: the silence that is left at both ends differs a lot, so a file's
+begin says nothing about the onset of speech; the utterances here go from onset to end.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Iterator, Optional, Sequence
+
+from espnet_mt_llm.common import Pathlike, UserError, at, nearest
+from espnet_mt_llm.corpora import sources
+from espnet_mt_llm.corpora.meetings import SetSummary, table
+from espnet_mt_llm.corpora.problems import Problems
+from espnet_mt_llm.corpora.sources import Recording
+from espnet_mt_llm.corpora.sources import measure_activity as measure_activity
+from espnet_mt_llm.datadir.kaldi import read_map
+
+URL = "https://www.openslr.org/12"
+PARTS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
+DEBUG_CHAPTERS = 3
+
+
+def prepare(root: Pathlike, out: Pathlike, *, parts: Optional[Sequence[str]] = None, nj: int = 1, trim: bool = True,
+            debug: bool = False, allow_problems: bool = False) -> list[SetSummary]:
+    """Make ``out/librispeech_<part>`` (``train-clean-100`` -> ``train_clean_100``) for the parts, and print a table.
+
+    Recording and utterance have the official utterance id, the speaker is the reader's id.
+
+    Args:
+        root: the folder ``LibriSpeech`` or its parent.
+        parts: official names; None for all that are there.
+        trim: an utterance goes from the onset to the end of its speech, and not over the whole file.
+        debug: only the first chapters of each part.
+
+    Raises:
+        UserError: no LibriSpeech at ``root``, a part that is not there, or chapters with problems (``problems.tsv``)
+            that are not allowed.
+    """
+    chosen = _chosen(root, parts)
+    problems = Problems(out)
+    summaries = []
+    for part in chosen:
+        chapters = dict(list(_chapters(root, part).items())[:DEBUG_CHAPTERS if debug else None])
+        name = f"librispeech_{part.replace('-', '_')}"
+        summaries.append(sources.prepare_set(name, chapters, _recordings, Path(out), problems, nj, trim))
+    print(table(summaries), flush=True)
+    problems.finish(allow_problems)
+    return summaries
+
+
+@functools.lru_cache(maxsize=8)
+def home(root: Pathlike) -> Path:
+    """Return the folder that holds the parts: ``root`` or ``root/LibriSpeech``.
+
+    Raises:
+        UserError: neither does; says what is there and what should be.
+    """
+    root = Path(root)
+    for folder in (root, root / "LibriSpeech"):
+        if any((folder / part).is_dir() for part in PARTS):
+            return folder
+    there = ", ".join(sorted(os.listdir(root))[:8]) if root.is_dir() else "no such folder"
+    raise at(root, None, f"no LibriSpeech here (found: {there or 'an empty folder'}; wanted: LibriSpeech/<part>/"
+             f"<reader>/<chapter>/*.flac with a part of {', '.join(PARTS)})",
+             f"get the archives (train-clean-100.tar.gz …) from {URL} and unpack them there, or set LIBRISPEECH= in "
+             "db.sh to where they are")
+
+
+def parts(root: Pathlike) -> list[str]:
+    """Return the official parts that are there, in the order of :data:`PARTS`."""
+    folder = home(root)
+    return [part for part in PARTS if (folder / part).is_dir()]
+
+
+def transcripts(root: Pathlike, part: str) -> dict[str, str]:
+    """Return utterance -> text of a part, in one pass over its ``*.trans.txt``.
+
+    Raises:
+        UserError: the part is not there or has no transcripts, or a line of them cannot be read.
+    """
+    texts: dict[str, str] = {}
+    for path in _chapters(root, part).values():
+        texts.update(read_map(path))
+    return texts
+
+
+def audio_path(root: Pathlike, part: str, utt: str) -> str:
+    """Return where the audio of an utterance is, or should be.
+
+    Raises:
+        UserError: not an utterance id of LibriSpeech.
+    """
+    pieces = utt.split("-")
+    if len(pieces) != 3:
+        raise UserError(f"'{utt}' is no utterance of LibriSpeech; expected <reader>-<chapter>-<number>")
+    return os.path.join(home(root), part, pieces[0], pieces[1], utt + ".flac")
+
+
+def _chosen(root: Pathlike, wanted: Optional[Sequence[str]]) -> list[str]:
+    there = parts(root)
+    for part in wanted or ():
+        if part not in PARTS:
+            raise UserError(f"LibriSpeech has no part '{part}'; {nearest(part, PARTS)}")
+        if part not in there:
+            raise at(home(root) / part, None, "no such folder", f"get {part}.tar.gz from {URL} and unpack it")
+    return list(wanted or there)
+
+
+def _chapters(root: Pathlike, part: str) -> dict[str, str]:
+    """Return ``<reader>/<chapter>`` -> its transcript file, in order."""
+    folder = home(root) / part
+    found = {}
+    for reader in _folders(folder):
+        for chapter in _folders(reader.path):
+            found[f"{reader.name}/{chapter.name}"] = f"{chapter.path}/{reader.name}-{chapter.name}.trans.txt"
+    if not found:
+        raise at(folder, None, "no such part, or no <reader>/<chapter> folders in it",
+                 f"get {part}.tar.gz from {URL} and unpack it; {nearest(part, PARTS)}")
+    return found
+
+
+def _folders(path: Pathlike) -> list[os.DirEntry]:
+    if not os.path.isdir(path):
+        return []
+    with os.scandir(path) as entries:
+        return sorted((e for e in entries if e.is_dir() and e.name.isdigit()), key=lambda e: e.name)
+
+
+def _recordings(transcript: str) -> Iterator[Recording]:
+    """Read one chapter."""
+    folder = os.path.dirname(transcript)
+    for utt, text in read_map(transcript).items():
+        yield Recording(utt, utt.partition("-")[0], os.path.join(folder, utt + ".flac"), text)
