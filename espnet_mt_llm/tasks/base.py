@@ -72,8 +72,10 @@ class MultiTalkerTask(AbsTask):
                             unused_parameters=True, batch_type="numel", batch_bins=2000000, num_workers=1,
                             use_matplotlib=False, keep_nbest_models=[5],
                             best_model_criterion=[["valid", "loss", "min"]], num_att_plot=0)
-        group.add_argument("--train_dir", default=None, help="clips to train on (dump/<set>)")
-        group.add_argument("--valid_dir", default=None, help="clips to choose the model by")
+        for mode, what in (("train", "to train on"), ("valid", "to choose the model by")):
+            group.add_argument(f"--{mode}_set", default=None, help=f"name of a set {what} instead of the recipe's, in a "
+                               f"step's YAML; the stage driver turns it into --{mode}_dir")
+            group.add_argument(f"--{mode}_dir", default=None, help=f"clips {what} (dump/<set>)")
         group.add_argument("--rate", type=int, default=16000, help="sampling rate in Hz")
         group.add_argument("--token_list", default=None, help="token list, one a line")
         group.add_argument("--token_type", default="word", choices=TOKEN_TYPES)

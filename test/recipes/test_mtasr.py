@@ -325,3 +325,29 @@ def test_through_slurm(recipe: Recipe, slurm: dict) -> None:
     recipe.write("conf/sctc/01_sctc_first.yaml", "fail: 1\n")
     shown = recipe.run(code=3, cmd_backend="slurm", **slurm)
     assert "loss is not finite" in shown and "utils/slurm.py --pick failed" in shown
+
+
+def test_a_training_step_may_name_its_own_sets(recipe: Recipe) -> None:
+    recipe.write("conf/sctc/01_sctc_first.yaml", "train_set: train  # one talker at a time\nlr: 1\n")
+    recipe.write("conf/sctc/02_sctc_second.yaml", "lr: 1\n")
+    recipe.run("--stop_stage", "train")
+    assert recipe.calls().count("merge_clips") == 4
+    trained = [line for line in recipe.lines if line.startswith("train_sctc")]
+    assert ["--train_dir dump/train " in line for line in trained] == [True, False]
+    assert all("--valid_dir dump/dev_sim " in line for line in trained)
+
+
+def test_mixtures_are_clips_already_whatever_the_policy_of_sessions(recipe: Recipe) -> None:
+    recipe.run("--stop_stage", "clips", "--clip_policy", "utterance_group", "--test_sets", "train")
+    recipe.calls()
+    policies = {line.split("--data_dir data/")[1].split()[0]: line.split("--policy ")[1].split()[0]
+                for line in recipe.lines if line.startswith("make_clips")}
+    assert policies == {"train_sim": "whole", "dev_sim": "whole", "train": "utterance_group"}
+
+
+def test_manifests_that_the_first_stage_made_are_written_by_the_second(recipe: Recipe) -> None:
+    (recipe.path / "conf/simulate.yaml").unlink()
+    recipe.script("local/data.sh", DATA_SH + 'echo "{}" >"${datadir}/train/mixtures.jsonl"\nmkdir -p "${datadir}/own"\n'
+                  'echo "a a.wav" >"${datadir}/own/wav.scp"\n')
+    recipe.run("--stop_stage", "simulate")
+    assert recipe.calls() == ["data.sh", "validate", *["write_mixtures"] * 2, "validate"]

@@ -27,7 +27,8 @@ recipe_lang=en              # language of the recipe; another --lang keeps its f
 local_data_opts=            # further options of local/data.sh
 # Audio, text, clips
 fs=16000                    # samples per second
-clip_policy=whole           # how sessions are cut into clips (make_clips --policy)
+simulate_config=conf/simulate.yaml  # the sets that stage 2 simulates
+clip_policy=whole           # how recorded sessions are cut into clips (make_clips --policy)
 max_clip=50                 # longest clip in seconds
 token_type=                 # word, char or bpe; default by language
 nbpe=500                    # number of units for token_type bpe
@@ -116,8 +117,28 @@ unit() {
     new=$((new + 1))
 }
 
-simulated() { # SET: does conf/simulate.yaml make it?
-    [ -e conf/simulate.yaml ] && grep -q "^ *$1 *:" conf/simulate.yaml
+simulated() { # SET: is it, or will it be, made of mixtures?
+    [ -e "${datadir}/$1/mixtures.jsonl" ] ||
+        { [ -e "${simulate_config}" ] && grep -q "^ *$1 *:" "${simulate_config}"; }
+}
+
+set_of() { # STEP train|valid: the set that a training step names in its configuration, or else the run's
+    local named default=$2_set
+    named=$(sed -nE "s/^$2_set: *([A-Za-z0-9_.-]+).*/\1/p" "conf/${system}/$1.yaml")
+    echo "${named:-${!default}}"
+}
+
+clip_sets() { # every set that is cut into clips, once
+    local step set sets=" "
+    for set in ${train_set} ${valid_set} ${test_sets} $(
+        for step in "${steps[@]}"; do
+            set_of "${step}" train
+            set_of "${step}" valid
+        done
+    ); do
+        [[ ${sets} == *" ${set} "* ]] || sets+="${set} "
+    done
+    echo "${sets}"
 }
 
 data_dirs() { # simulated|recorded: the data directories of this kind
@@ -159,8 +180,10 @@ with_corpora() { # the corpora belong to the plan
 }
 
 make_simulation() {
-    run ${python} -m espnet_mt_llm.bin.draw_mixtures --config conf/simulate.yaml --data_dir "${datadir}" \
-        --debug "${debug}"
+    if [ -e "${simulate_config}" ]; then
+        run ${python} -m espnet_mt_llm.bin.draw_mixtures --config "${simulate_config}" --data_dir "${datadir}" \
+            --debug "${debug}"
+    fi
     local dir sets=("${datadir}/<each set whose audio is written>")
     if ! ${printing}; then mapfile -t sets < <(data_dirs simulated); fi
     for dir in "${sets[@]}"; do
@@ -173,23 +196,30 @@ make_simulation() {
 }
 
 stage_simulate() {
-    if [ ! -e conf/simulate.yaml ]; then
-        log "stage simulate: no conf/simulate.yaml, nothing to do"
+    local recorded ready
+    mapfile -t ready < <(data_dirs simulated)
+    if [ ! -e "${simulate_config}" ] && [ ${#ready[@]} -eq 0 ]; then
+        log "stage simulate: no ${simulate_config}, nothing to do"
         return
     fi
     made_by data "${datadir}/.done/data" "${datadir}"
-    local recorded
     mapfile -t recorded < <(data_dirs recorded)
-    inputs=(conf/simulate.yaml "${recorded[@]}") outputs=("${datadir}")
+    # Where the first stage has made the mixtures' manifests, its stamp stands for them.
+    inputs=("${recorded[@]}")
+    if [ -e "${simulate_config}" ]; then inputs+=("${simulate_config}"); else inputs+=("${datadir}/.done/data"); fi
+    outputs=("${datadir}")
     unit "${datadir}/.done/simulate" make_simulation
 }
 
 make_clips() { # SET MAKER
+    local policy=${clip_policy}
+    # A mixture is a clip already.
+    if simulated "$1"; then policy=whole; fi
     # What its stage has finished was checked there; a directory made by hand is checked here.
     if ${printing} || [ ! -e "${datadir}/.done/$2" ]; then run utils/validate_data_dir.sh "${datadir}/$1"; fi
     run ${train_cmd} --name clips "JOB=1:${nj}" "${dumpdir}/log/make_clips_$1.JOB.log" \
         ${python} -m espnet_mt_llm.bin.make_clips --data_dir "${datadir}/$1" --out_dir "${dumpdir}/$1" \
-        --policy "${clip_policy}" --max_clip "${max_clip}" --rate "${fs}" --job JOB --num_jobs "${nj}"
+        --policy "${policy}" --max_clip "${max_clip}" --rate "${fs}" --job JOB --num_jobs "${nj}"
     if [ "${nj}" != 1 ]; then
         run ${python} -m espnet_mt_llm.bin.merge_clips --out_dir "${dumpdir}/$1" --num_jobs "${nj}"
     fi
@@ -197,7 +227,7 @@ make_clips() { # SET MAKER
 
 stage_clips() {
     local set maker
-    for set in ${train_set} ${valid_set} ${test_sets}; do
+    for set in $(clip_sets); do
         maker=data
         if simulated "${set}"; then maker=simulate; fi
         # A directory made by hand has no stamp; one that its stage was stopped in has an unfinished one.
@@ -234,7 +264,7 @@ task_of() { # STEP: the task in NN_<task>_<what>, the longest name that there is
     echo "${name}"
 }
 
-train_step() { # STEP TASK
+train_step() { # STEP TASK TRAIN-SET VALID-SET
     local dir=${expdir}/${system}/$1 to_old options=()
     if ${debug}; then options=(--debug true); fi
     if ! ${printing} && [ "${choice}" = restart ] && [ "${on_change}" = restart ] && [ -e "${dir}" ]; then
@@ -248,23 +278,25 @@ train_step() { # STEP TASK
     run ${cuda_cmd} --gpu "${ngpu}" --num-threads "${num_threads}" --name "$1" "${dir}/train.log" \
         ${python} -m "espnet_mt_llm.bin.train_$2" --config "conf/${system}/$1.yaml" \
         --token_list "${token_list}" --token_type "${token_type}" --profile "${profile}" --rate "${fs}" \
-        --train_dir "${dumpdir}/${train_set}" --valid_dir "${dumpdir}/${valid_set}" --output_dir "${dir}" \
+        --train_dir "${dumpdir}/$3" --valid_dir "${dumpdir}/$4" --output_dir "${dir}" \
         --ngpu "${ngpu}" "${options[@]}" ${train_args}
 }
 
 stage_train() {
-    local set step task before=()
-    for set in ${train_set} ${valid_set}; do
-        made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
+    local set step task learns checks before=()
+    for step in "${steps[@]}"; do
+        for set in $(set_of "${step}" train) $(set_of "${step}" valid); do
+            made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
+        done
     done
     made_by tokens "${datadir}/.done/tokens.${token_type}" "${token_list}"
     for step in "${steps[@]}"; do
-        task=$(task_of "${step}")
+        task=$(task_of "${step}") learns=$(set_of "${step}" train) checks=$(set_of "${step}" valid)
         # A step starts from what the one before it has learnt: when that ran again, this one does.
         inputs=("conf/${system}/${step}.yaml" "${token_list}" "${before[@]}")
-        inputs+=("${dumpdir}/${train_set}" "${dumpdir}/${valid_set}")
+        inputs+=("${dumpdir}/${learns}" "${dumpdir}/${checks}")
         outputs=("${expdir}/${system}/${step}/train.log")
-        unit "${expdir}/.done/train.${system}.${step}" train_step "${step}" "${task}"
+        unit "${expdir}/.done/train.${system}.${step}" train_step "${step}" "${task}" "${learns}" "${checks}"
         before=("${expdir}/.done/train.${system}.${step}")
     done
 }
