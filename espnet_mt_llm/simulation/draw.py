@@ -13,7 +13,7 @@ from espnet_mt_llm.common import Chance, Pathlike, UserError, at, derive_seed, p
 from espnet_mt_llm.datadir.audio import duration
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id, read_map
 from espnet_mt_llm.simulation.config import SimulationConfig
-from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, Noise, Source
+from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, Noise, Source, render_command
 from espnet_mt_llm.simulation.mixtures import FULL_SCALE, PEAK, SourceCache, layers, render_sum
 
 _ATTEMPTS = 100
@@ -205,7 +205,7 @@ def wav_entry(mixture: Mixture, config: SimulationConfig, out: Path) -> str:
     """Return the audio of a mixture as `wav.scp` says it: a file, or a pipe that renders it."""
     if config.write:
         return str(audio_path(out, "mix", mixture.id))
-    return f"python -m espnet_mt_llm.bin.render_mixture --manifest {out / MANIFEST} --id {mixture.id} |"
+    return render_command(out / MANIFEST, mixture.id)
 
 
 def audio_path(out: Path, part: str, mixture_id: str) -> Path:

@@ -49,13 +49,16 @@ class Noise:
     Attributes:
         start: seconds in the noise recording.
         gain: linear factor, before the mixture's own scale.
-        snr: decibels, power of the sum of all talkers over power of the noise, both over the whole mixture.
+        snr: decibels, power of the sum of all talkers over power of the noise, both over the whole mixture; None where
+            a gain was given and not an SNR.
+        speed: the recording is played so many times as fast first (LibriMix' training noise); None leaves it.
     """
 
     wav: str
     start: float
     gain: float
-    snr: float
+    snr: Optional[float] = None
+    speed: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Mixture:
         scale: <= 1, what was needed so that nothing clips.
         overlap: share of the time with speech in which two or more talk.
         ties: how many neighbouring onsets are closer than the configured tie.
+        librimix: of a mixture that follows LibriMix' own arithmetic (:mod:`espnet_mt_llm.simulation.librimix`): samples
+            at 16 kHz of the longest source with its offset; None for every other mixture.
     """
 
     id: str
@@ -81,6 +86,7 @@ class Mixture:
     scale: float = 1.0
     overlap: float = 0.0
     ties: int = 0
+    librimix: Optional[int] = None
 
     @property
     def speakers(self) -> list[str]:
@@ -89,8 +95,10 @@ class Mixture:
 
     def to_json(self) -> str:
         """Return the line of the manifest (without the line break); keys that are None are left out."""
-        fields = {key: value for key, value in asdict(self).items() if value is not None}
-        fields["sources"] = [{k: v for k, v in s.items() if v is not None} for s in fields["sources"]]
+        fields = _without_none(asdict(self))
+        fields["sources"] = [_without_none(source) for source in fields["sources"]]
+        if self.noise is not None:
+            fields["noise"] = _without_none(fields["noise"])
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -156,6 +164,11 @@ class Manifest(Mapping[str, Mixture]):
             os.close(self._file)
 
 
+def render_command(manifest: Pathlike, mixture_id: str) -> str:
+    """Return the entry of `wav.scp` that renders a mixture when it is read: a command that ends in a pipe sign."""
+    return f"python -m espnet_mt_llm.bin.render_mixture --manifest {manifest} --id {mixture_id} |"
+
+
 def index_lines(path: Pathlike) -> dict[str, int]:
     """Return mixture id -> the byte at which its line starts.
 
@@ -175,3 +188,7 @@ def index_lines(path: Pathlike) -> dict[str, int]:
             index[key] = position
             position += len(line)
     return index
+
+
+def _without_none(fields: Mapping[str, object]) -> dict:
+    return {key: value for key, value in fields.items() if value is not None}

@@ -6,8 +6,9 @@ from typing import Iterator, Mapping, Optional
 
 import numpy as np
 
-from espnet_mt_llm.common import Pathlike
+from espnet_mt_llm.common import Pathlike, at
 from espnet_mt_llm.datadir.audio import duration, read_audio
+from espnet_mt_llm.simulation import librimix
 from espnet_mt_llm.simulation.manifest import Manifest, Mixture, Source
 
 FULL_SCALE = 32768.0
@@ -34,6 +35,26 @@ class SourceCache:
             samples, found_rate = read_audio(source.wav, source.start, source.end, source.channel)
             samples = resample(samples, found_rate, rate)
             found = self._put(key, to_16_bit(fit(samples, source.num_samples(rate))))
+        return found
+
+    def recording(self, wav: str, channel: Optional[int] = None, speed: Optional[float] = None) -> np.ndarray:
+        """Return a whole recording of LibriMix, 16 kHz, on the 16-bit scale: int16, or float32 where it is finer: (N,).
+
+        Args:
+            speed: play it so many times as fast.
+        """
+        key = (wav, channel, speed, librimix.RATE)
+        found = self._get(key)
+        if found is None:
+            samples, rate = read_audio(wav, channel=channel)
+            if rate != librimix.RATE:
+                raise at(wav, None, f"has {rate} Hz, LibriMix is made of {librimix.RATE} Hz", "copy the corpus again")
+            if speed is not None:
+                return self._put(key, librimix.change_speed(samples.astype(np.float64), speed, "soxr"))
+            samples = samples * np.float32(FULL_SCALE)
+            with np.errstate(invalid="ignore"):  # float recordings may go beyond 16 bits
+                whole = samples.astype(np.int16)
+            found = self._put(key, whole if np.array_equal(whole, samples) else samples)
         return found
 
     def noise(self, wav: str, start: float, num_samples: int, rate: int) -> np.ndarray:
@@ -116,6 +137,8 @@ def layers(mixture: Mixture, cache: SourceCache) -> Iterator[tuple[int, np.ndarr
 
 def render_sum(mixture: Mixture, cache: SourceCache) -> np.ndarray:
     """Render the mixture alone: float32 (N,). This is the fast path for training."""
+    if mixture.librimix is not None:
+        return librimix.mixture_16_bit(mixture, cache) * np.float32(1 / FULL_SCALE)
     total = np.zeros(mixture.num_samples, dtype=np.float32)
     for begin, signal in layers(mixture, cache):
         total[begin:begin + len(signal)] += signal
@@ -125,6 +148,10 @@ def render_sum(mixture: Mixture, cache: SourceCache) -> np.ndarray:
 
 def render(mixture: Mixture, cache: SourceCache) -> Rendered:
     """Render the mixture with its parts."""
+    if mixture.librimix is not None:
+        signals = [part * np.float32(1 / FULL_SCALE) for part in librimix.parts_16_bit(mixture, cache)]
+        noise = signals.pop() if mixture.noise is not None else None
+        return Rendered(render_sum(mixture, cache), tuple(signals), noise)
     owners = [s.spk for s in mixture.sources] + ([""] if mixture.noise is not None else [])  # no speaker is called ""
     parts = {owner: np.zeros(mixture.num_samples, dtype=np.float32) for owner in owners}
     for owner, (begin, signal) in zip(owners, layers(mixture, cache)):

@@ -1,0 +1,160 @@
+"""LibriMix' own arithmetic: the 16-bit samples of its official generator, from the manifest alone.
+
+The rules are those of ``create_librimix_from_metadata.py`` and ``augment_train_noise.py`` of the LibriMix repository
+(Cosentino et al. 2020). In this order, everything at 16 kHz up to the resampling:
+
+1. Sources are float32; an offset puts zeros in front. The noise is read up to the length of the longest source; a
+   shorter one is joined to itself (:func:`extend`), which makes it float64.
+2. Each signal is multiplied by its gain, rounded to the signal's type.
+3. Each is resampled by itself (:func:`scipy.signal.resample_poly`), where the mixture is not at 16 kHz.
+4. Each is cut to the shortest (mode min) or padded to the longest (mode max): the manifest's ``num_samples``.
+5. They are added one after the other in float32, sources first, in the order of the CSV, and the noise last.
+6. libsndfile turns every signal into 16 bits for itself (:func:`quantise`), so a mixture is not the sum of its files.
+
+Exact: all of it, with the installed scipy; noise that the official script has made faster or slower; noise that
+:func:`change_speed` makes with ``sox``, the program of that script. Not exact: :func:`change_speed` with ``soxr``, the
+same resampler with a slightly wider transition band; it differs in the top tenth of the spectrum alone, which for room
+noise is a step of 16 bits in a few samples of a hundred.
+"""
+
+import subprocess
+from typing import TYPE_CHECKING, Iterator
+
+import numpy as np
+
+from espnet_mt_llm.common import UserError, at
+from espnet_mt_llm.simulation.manifest import Mixture, Noise, Source
+
+if TYPE_CHECKING:
+    from espnet_mt_llm.simulation.mixtures import SourceCache
+
+RATE = 16000  # of LibriSpeech and of WHAM!
+JOIN = RATE // 2 + 1  # samples in which one copy of a noise fades into the next
+TOOLS = ("sox", "soxr")
+
+
+def mixture_16_bit(mixture: Mixture, cache: "SourceCache") -> np.ndarray:
+    """Return the mixture, int16 (N,)."""
+    total = np.zeros(mixture.num_samples, dtype=np.float32)
+    for begin, signal in _signals(mixture, cache):
+        signal = signal[:mixture.num_samples - begin]
+        # In place, as the official sum: a float64 noise is added in float64 and rounded to float32.
+        total[begin:begin + len(signal)] += signal
+    return quantise(total)
+
+
+def parts_16_bit(mixture: Mixture, cache: "SourceCache") -> list[np.ndarray]:
+    """Return each source and then the noise, int16 (N,) each: the files s1, s2 … and noise."""
+    parts = []
+    for begin, signal in _signals(mixture, cache):
+        part = np.zeros(mixture.num_samples, dtype=np.int16)
+        signal = quantise(signal[:mixture.num_samples - begin])
+        part[begin:begin + len(signal)] = signal
+        parts.append(part)
+    return parts
+
+
+def _signals(mixture: Mixture, cache: "SourceCache") -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first sample, signal) of each source and then of the noise, on the 16-bit scale, float32 or float64.
+
+    A factor that is a power of two changes no rounding, so the scale is that of the files all along.
+    """
+    for source in mixture.sources:
+        yield _resampled(_source(source, cache), round(source.offset * RATE), mixture.rate)
+    if mixture.noise is not None:
+        yield _resampled(_noise(mixture.noise, mixture.librimix, cache), 0, mixture.rate)
+
+
+def _source(source: Source, cache: "SourceCache") -> np.ndarray:
+    # A Python float takes the type of the array it meets, as the gains do that pandas reads for the generator.
+    return cache.recording(source.wav, source.channel).astype(np.float32) * float(source.gain)
+
+
+def _noise(noise: Noise, length: int, cache: "SourceCache") -> np.ndarray:
+    samples = cache.recording(noise.wav, 1, noise.speed)[:length].astype(np.float32)
+    if len(samples) < length:
+        try:
+            samples = extend(samples, length)
+        except ValueError as e:
+            raise at(noise.wav, None, str(e), "copy the noise recordings again") from None
+    return samples * float(noise.gain)
+
+
+def _resampled(samples: np.ndarray, begin: int, rate: int) -> tuple[int, np.ndarray]:
+    if rate == RATE:
+        return begin, samples
+    from scipy.signal import resample_poly
+
+    return 0, resample_poly(np.pad(samples, (begin, 0)), rate, RATE)
+
+
+def extend(noise: np.ndarray, length: int) -> np.ndarray:
+    """Repeat a noise up to ``length`` samples: float (N,) -> float64 (length,).
+
+    The last 8,001 samples fade out, while the first ones of the next copy fade in, by the halves of a Hann window.
+
+    Raises:
+        ValueError: the noise is not longer than the fade.
+    """
+    if len(noise) <= JOIN:
+        raise ValueError(f"has {len(noise)} samples; a noise cannot be repeated that has not more than {JOIN}")
+    window = np.hanning(RATE + 1)
+    rise, fall = window[:JOIN], window[JOIN - 1::-1]
+    step = len(noise) - JOIN
+    copies = -(-(length - JOIN) // step)
+    extended = np.empty(copies * step + JOIN)
+    extended[:len(noise)] = noise
+    for end in range(len(noise), copies * step + JOIN, step):
+        joint = slice(end - JOIN, end)
+        extended[joint] = extended[joint] * fall + noise[:JOIN] * rise
+        extended[end:end + step] = noise[JOIN:]
+    return extended[:length]
+
+
+def quantise(samples: np.ndarray) -> np.ndarray:
+    """Round as libsndfile does when it writes float samples as 16 bits: int16 (N,).
+
+    It rounds to 32 bits, clips there and drops the lower 16 bits: half a step towards minus infinity on average.
+
+    Args:
+        samples: float32 or float64 (N,) on the 16-bit scale (32768 is full scale).
+    """
+    scaled = np.rint(samples * 65536.0)
+    # The largest float32 below 2 ** 31; all that is clipped comes out as 32767.
+    np.clip(scaled, -2.0 ** 31, 2.0 ** 31 - 128, out=scaled)
+    return (scaled.astype(np.int32) >> 16).astype(np.int16)
+
+
+def change_speed(samples: np.ndarray, speed: float, tool: str) -> np.ndarray:
+    """Play a recording ``speed`` times as fast (pitch changes, too), as WHAM!'s training noise for LibriMix.
+
+    Args:
+        samples: float64 (N,) in [-1, 1).
+        tool: ``sox``, the program that the official script calls, or ``soxr``, its resampler as a library.
+
+    Returns:
+        int16 (M,), M about N / speed.
+
+    Raises:
+        UserError: the program sox is not there or fails.
+    """
+    if tool == "soxr":
+        import soxr
+
+        return quantise(soxr.resample(samples, speed, 1, "HQ") * 32768)
+    raw = ["-t", "f64", "-r", str(RATE), "-c", "1", "-"]
+    try:
+        ran = subprocess.run(["sox", "-V1", *raw, *raw, "speed", str(speed)], input=samples.tobytes(),
+                             capture_output=True)
+    except FileNotFoundError:
+        raise no_sox() from None
+    if ran.returncode or not ran.stdout:
+        raise UserError(f"sox speed {speed} failed: {ran.stderr.decode('utf-8', 'replace').strip() or 'no output'}")
+    return quantise(np.frombuffer(ran.stdout) * 32768)
+
+
+def no_sox() -> UserError:
+    """Say what to do where the program sox is missing."""
+    return UserError("the program sox is missing, with which LibriMix makes its faster and slower training noise; "
+                     "install it (apt-get install sox, conda install -c conda-forge sox), or take its library "
+                     "instead: --speed_noise soxr (a 16-bit step off in some samples)")
