@@ -18,9 +18,13 @@ from espnet_mt_llm.text.normalise import normalise
 log = logging.getLogger(__name__)
 
 # Marks of annotators in angle brackets, half or full width; the profiles know the official ones only.
-_TAG = re.compile(r"[<＜][^<>＜＞\s]{1,16}[>＞]")
+_TAG = re.compile(r"[<＜][^<>＜＞\s]{0,16}[>＞]")
 _KNOWN_TAG = re.compile(r"<(?:sil|%|-|\$|#|_|space)>", re.IGNORECASE)
 _WHOLE_RECORDING = ("wav.scp", "reco2dur")
+# Up to this share of a session's utterances may begin after the end of its audio, as careless ends do; beyond it, the
+# transcript belongs to another recording.
+_LATE = 0.01
+DEBUG_MEETINGS = 2
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,9 @@ def speech_of(where: Pathlike, session: str, spans: Mapping[str, Iterable[tuple[
     """Turn a meeting's intervals into SegLST segments, by speaker and time.
 
     Intervals without text are left out, and, counted in the log, those of tags or punctuation alone. A start before 0
-    becomes 0; an interval that ends before it starts is left out with a log line. Intervals of one speaker that
-    overlap are all kept and counted in the log; those of the same span, in the centiseconds of ids, become one.
+    becomes 0. An interval that ends before it starts gets the start of the next one as its end; the last one is left
+    out; both are logged. Intervals of one speaker that overlap are all kept and counted in the log; those of the same
+    span, in the centiseconds of ids, become one.
 
     Args:
         where: the annotation file, for the log.
@@ -95,16 +100,10 @@ def speech_of(where: Pathlike, session: str, spans: Mapping[str, Iterable[tuple[
     for speaker in sorted(spans):
         of_speaker: dict[tuple[int, int], dict] = {}
         last_end = 0.0
-        for start, end, text in sorted(spans[speaker]):
-            if not text or text.isspace():
-                continue
+        for start, end, text in _repaired(spans[speaker], f"{where}: {speaker}"):
             words = words_of(text, profile, unknown)
             if not words:
                 silent += 1
-                continue
-            start = max(start, 0.0) + 0.0  # + 0.0 turns a negative zero into zero
-            if end <= start:
-                log.warning("%s: %s: left out '%s', which goes from %g to %g s", where, speaker, words, start, end)
                 continue
             overlaps += start < last_end - 1e-6
             last_end = max(last_end, end)
@@ -123,6 +122,24 @@ def speech_of(where: Pathlike, session: str, spans: Mapping[str, Iterable[tuple[
     if overlaps:
         log.warning("%s: %d intervals overlap an earlier one of the same speaker; all are kept", where, overlaps)
     return segments
+
+
+def _repaired(spans: Iterable[tuple[float, float, str]], where: str) -> Iterator[tuple[float, float, str]]:
+    """Yield the intervals that have text, by time, with a start from 0 on and an end after it."""
+    ordered = sorted(spans)
+    for index, (start, end, text) in enumerate(ordered):
+        if not text or text.isspace():
+            continue
+        if end <= start:
+            # The intervals of a tier follow one another without gaps.
+            later = next((other for other, _, _ in ordered[index + 1:] if other > start), None)
+            done = "is left out" if later is None else f"ends at {later:g} s now"
+            log.warning("%s: '%s', which goes from %g to %g s, %s", where, text.strip(), start, end, done)
+            if later is None:
+                continue
+            end = later
+        if end > 0:
+            yield max(start, 0.0) + 0.0, end, text  # + 0.0 turns a negative zero into zero
 
 
 def prepare_sets(sets: Mapping[str, tuple[Sequence[Any], Callable[[Any], list[Session]]]], out: Pathlike,
@@ -207,18 +224,24 @@ def _checked(session: Session) -> tuple[Session, float]:
     """Compare a session with the header of its audio; return it, ends clipped to the audio, and the seconds.
 
     Raises:
-        UserError: no or damaged audio, a channel that is not there, or speech that begins after the end of the audio.
+        UserError: no or damaged audio, a channel that is not there, no speech, or much that begins after the end.
     """
     found = info(session.audio)
     check_channel(found, session.channel, session.audio)
+    if not session.segments:
+        raise at(session.audio, None, "its annotation holds no speech", "copy the annotation again")
     late = [s for s in session.segments if s["start_time"] >= found.duration]
-    if late:
+    if len(late) > _LATE * len(session.segments):
         raise at(session.audio, None,
                  f"{len(late)} of {len(session.segments)} utterances begin after the end of the audio "
                  f"({found.duration:g} s), the first one at {late[0]['start_time']:g} s",
                  "is it the transcript of this recording? copy both again")
     segments = []
     for segment in session.segments:
+        if segment["start_time"] >= found.duration:
+            log.warning("%s: %s: '%s' is left out, it begins at %g s, after the audio's end, %g s", session.id,
+                        segment["speaker"], segment["words"], segment["start_time"], found.duration)
+            continue
         if segment["end_time"] > found.duration:
             if segment["end_time"] > found.duration + OVERSHOOT:
                 log.warning("%s: %s: the end of '%s' was cut from %g to the audio's end, %g s", session.id,
@@ -263,6 +286,41 @@ def _remove_others(data: DataDir) -> None:
         kind = key_of(path.name)
         if path.name not in kept and (kind == "rec" or (kind and not data.wav)):
             path.unlink()
+
+
+def files_by_id(folder: Path, suffixes: Sequence[str], name: Callable[[str], str] = str) -> dict[str, list[str]]:
+    """Return id -> the files of a folder with these suffixes (any case), by name; the id is ``name(stem)``."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            found.setdefault(name(path.stem), []).append(str(path))
+    return found
+
+
+def only_file(files: Sequence[str], what: str, folder: Pathlike) -> str:
+    """Return the one file of a session.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    if not files:
+        raise at(folder, None, f"no {what} of this session", "unpack the archive again")
+    if len(files) > 1:
+        raise at(files[1], None, f"a second {what} of this session, beside {files[0]}", "keep one of the two")
+    return files[0]
+
+
+def absent(root: Pathlike, corpus: str, variable: str, tree: str, source: str) -> UserError:
+    """Say that the folder does not hold the corpus: what was found, what was wanted, and where to get it."""
+    root = Path(root)
+    if root.is_dir():
+        names = sorted(path.name for path in root.iterdir())
+        found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "nothing"
+        found = f"found in it: {found}"
+    else:
+        found = "no such folder"
+    return at(root, None, f"no {corpus} here ({found}); wanted: {tree}",
+              f"get it: {source}; then set {variable}= in db.sh to the folder that holds it")
 
 
 def table(summaries: Sequence[SetSummary]) -> str:

@@ -51,7 +51,7 @@ class Problems:
             f.write("set\tsession\tproblem\n")
             f.writelines("\t".join(row) + "\n" for row in sorted(set(self.rows)))
         bad = len({row[:2] for row in self.rows})
-        message = f"{bad} of {len(self._sessions)} sessions have problems, see {self.path}"
+        message = f"{bad} of {len(self._sessions)} sessions {'has' if bad == 1 else 'have'} problems, see {self.path}"
         if not allow:
             raise UserError(f"{message}; everything else was prepared; repair them and run again, "
                             "or --allow_problems true")
