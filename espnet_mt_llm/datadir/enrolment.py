@@ -1,0 +1,259 @@
+"""Enrolment for registered speakers: the single-speaker stretches of a set, and what is registered for each clip.
+
+A *stretch* is 2–10 s in which one speaker talks and nobody else of the recording does: an utterance, or utterances of
+one speaker with pauses of at most half a second between them; a longer one is divided evenly. A dump dir gets
+
+- ``enrolment``, the pool: ``<stretch> {"spk":…,"rec":…,"start":…,"end":…,"wav":…,"channel":…}``, times in seconds, by
+  speaker, recording and time; training draws from it on the fly;
+- ``registration``, the fixed choice of a test set: ``<clip> {"speakers":{"<spk>":["<stretch>",…],…},
+  "distractors":["<spk>",…]}``. Match is all of ``speakers``; Over adds the first N of ``distractors`` (SpeakerLM,
+  arXiv 2508.06372, Eq. 1);
+- ``spk2enrolment``: ``<spk> <stretch> …``, how a speaker is registered where he is a distractor.
+
+What keeps train, test and clip apart, for tests and on the fly alike (:func:`register` is the one rule):
+
+- The pool of a set holds speakers of that set alone, from its own sessions or from the data dir that is named as their
+  source.
+- Nothing of a clip is enrolled: what is nearer than a second to it is left out. In a source dir, a recording whose id
+  begins with the session's (``R1_M1``: ``R1_M1_N_SPK1``, a headset) has the session's time. Of a mixture, the stretches
+  that it was made from are left out, so its source dir has to hold them.
+- A distractor is a speaker of another session of the set who does not occur in the clip's session, wherever else he
+  may. Ids that are local to a session name different people by construction.
+- A speaker with no stretch outside of the clip has an empty list and is counted: never is he enrolled from inside, nor
+  with less than the shortest stretch.
+"""
+
+import json
+import math
+import re
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Collection, Iterable, Iterator, Mapping, Optional, Sequence
+
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, progress
+from espnet_mt_llm.datadir.kaldi import read_map, write_map
+from espnet_mt_llm.datadir.stretches import Pool, Span, Talk, find_stretches, one_line, read_rows, read_text_lines
+
+_CLIP = re.compile(r"(.+)-(\d{7,})-(\d{7,})")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a clip holds: its speakers by onset, all speakers of its session, and the spans that are heard in it."""
+
+    clip: str
+    speakers: Sequence[str]
+    session: Collection[str]
+    spans: Sequence[Span]
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What is registered for a clip: stretch ids by speaker, and speakers of other sessions in a random order."""
+
+    speakers: Mapping[str, Sequence[str]]
+    distractors: Sequence[str]
+
+
+@dataclass(frozen=True)
+class EnrolmentStatistics:
+    """What :func:`make_enrolment` found; ``seconds`` of each speaker of the set, 0 for one without a stretch."""
+
+    stretches: int
+    seconds: tuple[float, ...]
+    clips: Optional[int] = None
+    complete: int = 0
+    fewest_distractors: int = 0
+
+    def __str__(self) -> str:
+        ordered = sorted(self.seconds) or [0.0]
+        lines = [
+            f"{len(self.seconds)} speakers, {sum(s > 0 for s in self.seconds)} of them with a stretch",
+            f"{self.stretches} stretches, {sum(self.seconds) / 3600:.2f} hours",
+            f"seconds per speaker: {ordered[0]:.1f} to {ordered[-1]:.1f}, median {ordered[len(ordered) // 2]:.1f}",
+        ]
+        if self.clips is not None:
+            share = 100 * self.complete / self.clips if self.clips else 0.0
+            lines += [
+                f"{self.complete} of {self.clips} clips ({share:.1f} %) with all speakers registered",
+                f"{self.fewest_distractors} distractors for each clip, or more",
+            ]
+        return "\n".join(lines)
+
+
+def make_enrolment(
+    data_dir: Pathlike,
+    dump_dir: Pathlike,
+    *,
+    source_dir: Optional[Pathlike] = None,
+    shortest: float = 2.0,
+    longest: float = 10.0,
+    num_stretches: int = 3,
+    num_distractors: int = 100,
+    seed: int = 0,
+    registration: bool = True,
+) -> EnrolmentStatistics:
+    """Write ``enrolment`` and, for a test set, ``registration`` and ``spk2enrolment`` into a dump dir.
+
+    Args:
+        data_dir: the session dir that the clips of ``dump_dir`` were cut from.
+        source_dir: where to enrol from instead; needed for mixtures.
+        shortest, longest: seconds of a stretch.
+        num_stretches: at most so many are registered for a speaker.
+        registration: False for a training set, which draws from the pool.
+
+    Raises:
+        UserError: numbers that make no sense, files that do not fit together, or no stretch at all.
+    """
+    if not 0.1 <= shortest <= longest:
+        raise UserError(f"stretches of {shortest:g} to {longest:g} s: expected 0.1 <= min <= max")
+    if num_stretches < 1 or num_distractors < 0:
+        raise UserError(f"{num_stretches} stretches, {num_distractors} distractors: expected at least 1 and 0")
+    data_dir, dump_dir = Path(data_dir), Path(dump_dir)
+    source = Path(source_dir or data_dir)
+    if source_dir is None and _is_mixed(data_dir):
+        raise at(data_dir, None, "mixtures enrol from the data dir of their sources", "name it: --source_dir data/…")
+    talk = Talk.read(data_dir)
+    pool = find_stretches(talk if source_dir is None else Talk.read(source), talk.spks, shortest, longest)
+    if not len(pool):
+        raise at(source, None, f"no speaker of {data_dir} talks alone for {shortest:g} s", "try a smaller --min")
+    pool.write(dump_dir / "enrolment")
+    seconds = tuple(pool.seconds(spk) for spk in talk.spks)
+    if not registration:
+        for name in ("registration", "spk2enrolment"):
+            (dump_dir / name).unlink(missing_ok=True)
+        return EnrolmentStatistics(len(pool), seconds)
+    chosen = {}
+    for spk in pool.speakers:
+        numbers = _choose(pool.of(spk), num_stretches, Chance(seed, "distractor", spk))
+        chosen[spk] = " ".join(pool.stretch(spk, n).id for n in numbers)
+    write_map(dump_dir / "spk2enrolment", chosen)
+    clips, complete, fewest = 0, 0, num_distractors
+    with atomic_open(dump_dir / "registration") as f:
+        for heard in progress(read_heard(dump_dir, data_dir, talk, source_dir), f"registration of {dump_dir.name}"):
+            made = register(pool, heard, num_stretches, num_distractors, Chance(seed, heard.clip))
+            f.write(f"{heard.clip} {one_line(vars(made))}\n")
+            clips += 1
+            complete += all(made.speakers.values())
+            fewest = min(fewest, len(made.distractors))
+    return EnrolmentStatistics(len(pool), seconds, clips, complete, fewest)
+
+
+def register(pool: Pool, heard: Heard, num_stretches: int, num_distractors: int, chance: Chance) -> Registration:
+    """Choose what is registered for a clip, at random, by the rules of this module.
+
+    Every speaker of the clip gets up to ``num_stretches`` from outside of it; distractors are ``num_distractors``
+    speakers of other sessions, or as many as there are.
+    """
+    speakers = {}
+    for spk in heard.speakers:
+        numbers = _choose(pool.outside(spk, heard.spans), num_stretches, chance)
+        speakers[spk] = [pool.stretch(spk, n).id for n in numbers]
+    taken = {spk for spk in (*heard.session, *heard.speakers) if pool.of(spk)}
+    wanted = min(num_distractors, len(pool.speakers) - len(taken))
+    distractors: dict[str, None] = {}
+    # Draws that hit a taken one are repeated: the list of all others is not made for every clip.
+    while len(distractors) < wanted:
+        spk = chance.pick(pool.speakers)
+        if spk not in taken:
+            distractors.setdefault(spk)
+    return Registration(speakers, list(distractors))
+
+
+def read_registration(dump_dir: Pathlike) -> dict[str, Registration]:
+    """Read the fixed choice of a test set: clip -> what is registered for it.
+
+    Raises:
+        UserError: no such file, or a line that is no registration.
+    """
+    path = Path(dump_dir) / "registration"
+    found = {}
+    for line, (clip, value) in read_rows(path, 2, "make it: python -m espnet_mt_llm.bin.make_enrolment"):
+        try:
+            found[clip] = Registration(**json.loads(value))
+        except (ValueError, TypeError):
+            raise at(path, line, "not a registration", "make it again: bin/make_enrolment") from None
+    return found
+
+
+def read_heard(dump_dir: Path, data_dir: Path, talk: Talk, source_dir: Optional[Pathlike]) -> Iterator[Heard]:
+    """Say for each clip of a dump dir what is heard in it, in terms of the recordings that are enrolled from.
+
+    Raises:
+        UserError: a clip that does not come from the data dir, or a mixture whose sources are not in the source dir.
+    """
+    recs, sessions = set(talk.recs), talk.sessions()
+    wav = read_map(Path(source_dir) / "wav.scp") if source_dir else {}
+    related = _related(recs, wav) if source_dir else {rec: [rec] for rec in recs}
+    mixed = _Mixed.read(data_dir / "mixtures.jsonl", wav, source_dir) if _is_mixed(data_dir) else None
+    path = dump_dir / "supervision"
+    for line, (clip, value) in read_rows(path, 2, "make the clips first (stage 3)"):
+        match = None if clip in recs else _CLIP.fullmatch(clip)
+        rec, start, end = (match[1], int(match[2]) / 100, int(match[3]) / 100) if match else (clip, 0.0, math.inf)
+        if rec not in recs:
+            raise at(path, line, f"the clip '{clip}' is not of {data_dir}", "give the dir that it was cut from")
+        try:
+            speakers = list(dict.fromkeys(s["spk"] for s in json.loads(value)))
+        except (ValueError, KeyError, TypeError):
+            raise at(path, line, "not a list of segments with 'spk'", "make the clips again (stage 3)") from None
+        spans = mixed.spans(rec) if mixed else [(name, start, end) for name in related.get(rec, ())]
+        yield Heard(clip, speakers, sessions.get(rec, []), spans)
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """The stretches that mixtures were made from, as columns; mixture k has those from ``first[k]`` on."""
+
+    number: dict[str, int]
+    first: "array[int]"
+    recs: list[str]
+    rec: "array[int]"
+    start: "array[float]"
+    end: "array[float]"
+
+    @classmethod
+    def read(cls, path: Path, wav: Mapping[str, str], source_dir: Optional[Pathlike]) -> "_Mixed":
+        """Read a manifest, and find its sources in ``wav`` by their audio or by the utterance's id."""
+        mixed = cls({}, array("q", [0]), list(wav), array("i"), array("d"), array("d"))
+        number = {rec: i for i, rec in enumerate(wav)}
+        by_entry = {entry: i for i, entry in enumerate(wav.values())}
+        for line, text in enumerate(read_text_lines(path, "make the mixtures first (stage 2)"), 1):
+            try:
+                mixture = json.loads(text)
+                for s in mixture["sources"]:
+                    rec = by_entry.get(s["wav"], number.get(s["utt"]))
+                    if rec is None:
+                        raise at(path, line, f"the source '{s['utt']}' of '{mixture['id']}' is not in {source_dir}",
+                                 "give the data dir that the mixtures were made from")
+                    mixed.rec.append(rec)
+                    mixed.start.append(s["start"])
+                    mixed.end.append(s["end"])
+                mixed.number[mixture["id"]] = len(mixed.number)
+            except (ValueError, KeyError, TypeError):
+                raise at(path, line, "not a mixture", "make the manifest again (stage 2)") from None
+            mixed.first.append(len(mixed.rec))
+        return mixed
+
+    def spans(self, mixture: str) -> list[Span]:
+        """Return what is heard in a mixture."""
+        k = self.number[mixture]
+        return [(self.recs[self.rec[i]], self.start[i], self.end[i]) for i in range(self.first[k], self.first[k + 1])]
+
+
+def _is_mixed(data_dir: Path) -> bool:
+    return (data_dir / "mixtures.jsonl").exists()
+
+
+def _related(sessions: Collection[str], sources: Iterable[str]) -> dict[str, list[str]]:
+    """Return the recordings of a source dir that have the time of each session: same id, or one that goes on."""
+    found: dict[str, list[str]] = {}
+    for name in sources:
+        for end in [m.start() for m in re.finditer("[_.-]", name)] + [len(name)]:
+            if name[:end] in sessions:
+                found.setdefault(name[:end], []).append(name)
+    return found
+
+
+def _choose(numbers: Sequence[int], count: int, chance: Chance) -> list[int]:
+    return chance.sample(numbers, min(count, len(numbers)))

@@ -1,0 +1,303 @@
+"""Single-speaker stretches: who talks when in a data dir, where one talks alone, and the pool to enrol from."""
+
+import functools
+import itertools
+import json
+import math
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Collection, Iterable, Iterator, Mapping, Optional, Sequence
+
+import numpy as np
+
+from espnet_mt_llm.common import Pathlike, at, atomic_open, progress
+from espnet_mt_llm.datadir.kaldi import DataDir, make_utt_id, read_map, read_numbers
+
+# Seconds: the longest pause inside a stretch, and the distance that a stretch keeps from what is heard in a clip.
+PAUSE = 0.5
+MARGIN = 1.0
+
+# Recording, start and end in seconds.
+Span = tuple[str, float, float]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of the pool, seconds in its recording; ``channel`` counts from 1, None for a mono file."""
+
+    id: str
+    spk: str
+    rec: str
+    start: float
+    end: float
+    wav: str
+    channel: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The stretches of a set as columns (12 bytes each), those of a speaker together; see :meth:`of`.
+
+    Attributes:
+        speakers: sorted; stretch i of speaker k has ``first[k] <= i < first[k + 1]``.
+        recs, audio: the recordings, and the entry and channel of each.
+        rec, start, end: (N,) int32, the recording's number and centiseconds.
+    """
+
+    speakers: Sequence[str]
+    first: np.ndarray
+    recs: Sequence[str]
+    audio: Sequence[tuple[str, Optional[int]]]
+    rec: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    @classmethod
+    def of_rows(cls, spks: Sequence[str], recs: Sequence[str], audio: Sequence, rows: "array[int]") -> "Pool":
+        """Sort rows of (speaker, recording, start, end) numbers, one after the other, into a pool."""
+        table = np.frombuffer(rows, dtype=np.int32).reshape(-1, 4)
+        used = sorted({spks[k] for k in np.unique(table[:, 0])})
+        rank = {spk: k for k, spk in enumerate(used)}
+        spk = np.array([rank.get(name, -1) for name in spks], dtype=np.int32)[table[:, 0]]
+        names = np.argsort(np.argsort(np.array(recs, dtype=object))) if len(recs) else np.zeros(0, int)
+        order = np.lexsort((table[:, 2], names[table[:, 1]], spk))
+        columns = (np.ascontiguousarray(table[order, i]) for i in (1, 2, 3))
+        return cls(used, np.searchsorted(spk[order], np.arange(len(used) + 1)), recs, audio, *columns)
+
+    def __len__(self) -> int:
+        return len(self.rec)
+
+    @functools.cached_property
+    def _speaker_number(self) -> dict[str, int]:
+        return {spk: k for k, spk in enumerate(self.speakers)}
+
+    @functools.cached_property
+    def _rec_number(self) -> dict[str, int]:
+        return {rec: k for k, rec in enumerate(self.recs)}
+
+    def of(self, spk: str) -> range:
+        """Return the numbers of a speaker's stretches; an empty range for one who has none."""
+        k = self._speaker_number.get(spk)
+        return range(0) if k is None else range(int(self.first[k]), int(self.first[k + 1]))
+
+    def outside(self, spk: str, spans: Iterable[Span]) -> list[int]:
+        """Return the numbers of a speaker's stretches that keep :data:`MARGIN` from all spans."""
+        own = self.of(spk)
+        part = slice(own.start, own.stop)
+        keep = np.ones(len(own), dtype=bool)
+        for rec, start, end in spans:
+            before = self.end[part] <= (start - MARGIN) * 100 + 1e-6
+            after = self.start[part] >= (end + MARGIN) * 100 - 1e-6
+            keep &= (self.rec[part] != self._rec_number.get(rec, -1)) | before | after
+        return (np.flatnonzero(keep) + own.start).tolist()
+
+    def stretch(self, spk: str, number: int) -> Stretch:
+        """Return the stretch ``number`` of a speaker."""
+        rec = int(self.rec[number])
+        start, end = int(self.start[number]) / 100, int(self.end[number]) / 100
+        return Stretch(make_utt_id(spk, self.recs[rec], start, end), spk, self.recs[rec], start, end, *self.audio[rec])
+
+    def seconds(self, spk: str) -> float:
+        """Return how much of a speaker there is."""
+        own = self.of(spk)
+        return int((self.end[own.start : own.stop] - self.start[own.start : own.stop]).sum()) / 100
+
+    def write(self, path: Pathlike) -> None:
+        """Write the file ``enrolment``."""
+        with atomic_open(path) as f:
+            for spk in self.speakers:
+                for number in self.of(spk):
+                    s = self.stretch(spk, number)
+                    fields = {k: v for k, v in vars(s).items() if k != "id" and v is not None}
+                    f.write(f"{s.id} {one_line(fields)}\n")
+
+    @classmethod
+    def read(cls, path: Pathlike) -> "Pool":
+        """Read the file ``enrolment``.
+
+        Raises:
+            UserError: no such file, or a line that is no stretch.
+        """
+        spks: dict[str, int] = {}
+        recs: dict[str, int] = {}
+        audio: list[tuple[str, Optional[int]]] = []
+        rows = array("i")
+        for line, (_, value) in read_rows(path, 2, "make it: python -m espnet_mt_llm.bin.make_enrolment"):
+            try:
+                s = json.loads(value)
+                rec = recs.setdefault(s["rec"], len(recs))
+                times = (round(s["start"] * 100), round(s["end"] * 100))
+                rows.extend((spks.setdefault(s["spk"], len(spks)), rec, *times))
+                if rec == len(audio):
+                    audio.append((s["wav"], s.get("channel")))
+            except (ValueError, KeyError, TypeError):
+                raise at(path, line, "not a stretch", "make it again: bin/make_enrolment") from None
+        return cls.of_rows(list(spks), list(recs), audio, rows)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Who talks when in a data dir, without ids and texts, as columns sorted by recording and time.
+
+    A set of 7,000 hours fits into some hundred megabytes in this way; as a ``DataDir`` it would not.
+
+    Attributes:
+        recs, spks, audio: the recordings, the speakers, and the entry and channel of each recording.
+        rec, spk, start, end: (N,) numbers of both, and seconds.
+    """
+
+    recs: list[str]
+    spks: list[str]
+    audio: list[tuple[str, Optional[int]]]
+    rec: np.ndarray
+    spk: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> "Talk":
+        """Read ``wav.scp``, ``segments``, ``utt2spk``, ``reco2dur`` and ``channel``.
+
+        Raises:
+            UserError: file and line of what does not read or does not fit.
+        """
+        if not path.is_dir():
+            raise at(path, None, "no such data directory", "prepare it first (stage 1)")
+        wav = read_map(path / "wav.scp")
+        extra = {"channel": read_map(path / "channel")} if (path / "channel").exists() else {}
+        data = DataDir(path, wav, [], extra=extra)
+        reco2dur = read_numbers(path / "reco2dur") if (path / "reco2dur").exists() else {}
+        number = {rec: i for i, rec in enumerate(wav)}
+        spks: dict[str, int] = {}
+        rec, spk, start, end = array("i"), array("i"), array("d"), array("d")
+        for name, who, first, last in _utterances(path, wav, reco2dur):
+            rec.append(number[name])
+            spk.append(spks.setdefault(who, len(spks)))
+            start.append(first)
+            end.append(min(last, reco2dur.get(name, math.inf)))
+        columns = [np.frombuffer(c, dtype=c.typecode) for c in (rec, spk, start, end)]
+        order = np.lexsort((columns[2], columns[0]))
+        audio = [(entry, data.channel(name)) for name, entry in wav.items()]
+        return cls(list(wav), list(spks), audio, *(c[order] for c in columns))
+
+    def sessions(self) -> dict[str, list[str]]:
+        """Return the speakers of each recording."""
+        pairs = np.unique(self.rec.astype(np.int64) * max(len(self.spks), 1) + self.spk)
+        found: dict[str, list[str]] = {}
+        for rec, spk in zip(*np.divmod(pairs, max(len(self.spks), 1))):
+            found.setdefault(self.recs[rec], []).append(self.spks[spk])
+        return found
+
+
+def find_stretches(talk: Talk, speakers: Collection[str], shortest: float, longest: float) -> Pool:
+    """Find the stretches of ``speakers`` in a data dir, one recording after the other."""
+    wanted, rows = set(speakers), array("i")
+    low, high = math.ceil(shortest * 100 - 1e-6), math.floor(longest * 100 + 1e-6)
+    bounds = np.searchsorted(talk.rec, np.arange(len(talk.recs) + 1))
+    for rec, (first, last) in enumerate(progress(itertools.pairwise(bounds), "stretches", len(talk.recs))):
+        part = slice(first, last)
+        spans = zip(talk.spk[part].tolist(), talk.start[part].tolist(), talk.end[part].tolist())
+        for spk, start, end in solo_runs(spans):
+            if talk.spks[spk] in wanted:
+                for a, b in divide_run(start, end, low, high):
+                    rows.extend((spk, rec, a, b))
+    return Pool.of_rows(talk.spks, talk.recs, talk.audio, rows)
+
+
+def solo_runs(utterances: Iterable[tuple[Any, float, float]]) -> Iterator[tuple[Any, float, float]]:
+    """Find where one speaker of a recording talks alone, pauses up to :data:`PAUSE` included.
+
+    Args:
+        utterances: (speaker, start, end) in any order; those of one speaker may overlap.
+
+    >>> list(solo_runs([("a", 0, 4), ("b", 3, 6), ("b", 6.5, 8), ("a", 9, 10)]))
+    [('a', 0, 3), ('b', 4, 8), ('a', 9, 10)]
+    """
+    events = []
+    for spk, start, end in utterances:
+        if start < end:
+            events += [(start, 1, spk), (end, -1, spk)]
+    # At the same time an end comes before a begin.
+    events.sort(key=lambda event: event[:2])
+    talking: dict[Any, int] = {}
+    run: Optional[tuple[Any, float, float]] = None
+    for (time, step, spk), (until, _, _) in itertools.pairwise([*events, (math.inf, 0, None)]):
+        talking[spk] = talking.get(spk, 0) + step
+        if not talking[spk]:
+            del talking[spk]
+        if until == time:
+            continue
+        alone = next(iter(talking)) if len(talking) == 1 else None
+        if run and (len(talking) > 1 or (not talking and until - time > PAUSE) or (talking and alone != run[0])):
+            yield run
+            run = None
+        if len(talking) == 1:
+            run = (alone, run[1] if run else time, until)
+
+
+def divide_run(start: float, end: float, low: int, high: int) -> list[tuple[int, int]]:
+    """Divide a run (seconds) evenly into stretches of ``low`` to ``high`` centiseconds, which lie inside of it.
+
+    >>> divide_run(0.001, 12.0, 200, 1000), divide_run(3, 4.99, 200, 1000)
+    ([(1, 600), (600, 1200)], [])
+    """
+    a, b = math.ceil(start * 100 - 1e-6), math.floor(end * 100 + 1e-6)
+    parts = -(-(b - a) // high)
+    edges = [a + (b - a) * i // parts for i in range(parts + 1)] if parts > 0 else []
+    return [(x, y) for x, y in itertools.pairwise(edges) if y - x >= low]
+
+
+def _utterances(path: Path, wav: Mapping[str, str], reco2dur: Mapping[str, float]) -> Iterator[tuple]:
+    """Yield (recording, speaker, start, end) line by line; without ``segments`` each recording is one utterance."""
+    repair = f"repair: utils/fix_data_dir.sh {path}"
+    if not (path / "segments").exists():
+        from espnet_mt_llm.datadir.audio import duration
+
+        for line, (utt, spk) in read_rows(path / "utt2spk", 2, repair):
+            if utt not in wav:
+                raise at(path / "utt2spk", line, f"'{utt}' is not in wav.scp", repair)
+            yield utt, spk, 0.0, reco2dur[utt] if utt in reco2dur else duration(wav[utt])
+        return
+    rows = itertools.zip_longest(read_rows(path / "segments", 4, repair), read_rows(path / "utt2spk", 2, repair))
+    for line, (segment, speaker) in enumerate(rows, 1):
+        if segment is None or speaker is None or segment[1][0] != speaker[1][0]:
+            raise at(path / "utt2spk", line, "not the utterances of 'segments' in the same order", repair)
+        _, rec, start, end = segment[1]
+        if rec not in wav:
+            raise at(path / "segments", line, f"'{rec}' is not in wav.scp", repair)
+        try:
+            times = float(start), float(end)
+        except ValueError:
+            raise at(path / "segments", line, f"'{start} {end}' are not two times", repair) from None
+        yield rec, speaker[1][1], *times
+
+
+def one_line(value: Any) -> str:
+    """Write JSON without line breaks and spaces."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def read_rows(path: Path, columns: int, repair: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the columns of each line; the last column is the rest of the line."""
+    for number, line in enumerate(read_text_lines(path, repair), 1):
+        fields = line.split(None, columns - 1)
+        if len(fields) != columns:
+            raise at(path, number, f"{len(fields)} columns, expected {columns}", repair)
+        fields[-1] = fields[-1].rstrip()
+        yield number, fields
+
+
+def read_text_lines(path: Path, repair: str) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file of any size.
+
+    Raises:
+        UserError: no such file, or not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="\n") as f:
+            yield from f
+    except FileNotFoundError:
+        raise at(path, None, "no such file", repair) from None
+    except UnicodeDecodeError:
+        raise at(path, None, "not UTF-8", repair) from None
