@@ -5,10 +5,11 @@ import io
 import os
 import struct
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, Optional
+from types import TracebackType
+from typing import Any, BinaryIO, Optional, Type
 
 import numpy as np
 
@@ -18,6 +19,10 @@ _PCM16 = 1
 _SCALE = np.float32(1 / 32768)
 # Writers that cannot seek (sox, ffmpeg in a pipe) leave a length near the limit of the header: read to the end then.
 _STREAMED = 0x7FFFF000
+# Frames that are read at a time where one channel of several is kept: a plain block stays in the processor's cache;
+# libsndfile seeks after each block it decodes, which is worth it for large ones alone.
+_BLOCK = 1 << 14
+_DECODED_BLOCK = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,9 @@ def info(entry: Pathlike) -> AudioInfo:
     Raises:
         UserError: missing, empty, truncated, or not audio; the message names the file and the repair.
     """
-    name = _name(entry)
-    with _opened(entry) as f:
-        wav = _wav_layout(f, name)
-        if wav is not None:
-            return wav.info
-        with _decoder(entry, f, name) as sound:
-            found = AudioInfo(sound.samplerate, sound.channels, sound.frames)
-            if found.frames <= 0:
-                raise _empty(name)
-            sound.seek(found.frames - 1)
-            if len(sound.read(1, dtype="int16")) < 1:
-                raise _truncated(name)
-    return found
+    with AudioReader(entry) as reader:
+        reader.check_end()
+        return reader.info
 
 
 def duration(entry: Pathlike) -> float:
@@ -92,26 +87,144 @@ def read_audio(
         UserError: missing, empty, truncated, not audio, a span outside the file, a channel that is not there, or
             several channels and none chosen.
     """
-    name = _name(entry)
-    with _opened(entry) as f:
-        wav = _wav_layout(f, name)
-        if wav is not None:
-            first, last = _span(wav.info, start, end, channel, name)
-            width = wav.info.channels
-            f.seek(wav.offset + 2 * width * first)
-            samples = np.frombuffer(f.read(2 * width * (last - first)), dtype="<i2")
-            if len(samples) < width * (last - first):
-                raise _truncated(name)
-            return np.multiply(samples[(channel or 1) - 1 :: width], _SCALE, dtype=np.float32), wav.info.rate
-        with _decoder(entry, f, name) as sound:
-            found = AudioInfo(sound.samplerate, sound.channels, sound.frames)
-            first, last = _span(found, start, end, channel, name)
-            if first:
-                sound.seek(first)
-            decoded = sound.read(last - first, dtype="float32", always_2d=True)
-            if len(decoded) < last - first:
-                raise _truncated(name)
-            return np.ascontiguousarray(decoded[:, (channel or 1) - 1]), found.rate
+    with AudioReader(entry, channel) as reader:
+        samples = reader.read(*reader.span(start, end))
+    if samples.dtype == np.int16:
+        samples = np.multiply(samples, _SCALE, dtype=np.float32)
+    return samples, reader.info.rate
+
+
+class AudioReader:
+    """One channel of a recording, read forward: the file is opened once, and no sample is read or decoded twice.
+
+    Going back beyond the begin of the last span works too, and costs reading again.
+
+    Args:
+        entry: a path, or a command that ends in a pipe sign (its output is held in memory).
+        channel: counts from 1; None expects a mono file.
+
+    Attributes:
+        info: what the header says.
+
+    Raises:
+        UserError: missing, empty, or not audio; the message names the file and the repair.
+    """
+
+    def __init__(self, entry: Pathlike, channel: Optional[int] = None):
+        self._name, self._channel = _name(entry), channel
+        with ExitStack() as opened:
+            self._file = opened.enter_context(_opened(entry))
+            wav = _wav_layout(self._file, self._name)
+            self._sound: Any = None
+            if wav is None:
+                self._sound = opened.enter_context(_decoder(entry, self._file, self._name))
+                self.info = AudioInfo(self._sound.samplerate, self._sound.channels, self._sound.frames)
+            else:
+                self.info, self._offset = wav.info, wav.offset
+            self._close = opened.pop_all().close
+        exact = wav is not None or self._sound.subtype == "PCM_16"
+        self._dtype = np.dtype(np.int16 if exact else np.float32)
+        # The last span, which the next one may overlap, and the frame where the file stands.
+        self._kept, self._first, self._next = np.empty(0, self._dtype), 0, -1
+
+    def __enter__(self) -> "AudioReader":
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self._close()
+
+    def check_end(self) -> None:
+        """Look at the last sample, so that a truncated file is found without decoding it.
+
+        Raises:
+            UserError: no samples, or fewer than the header says.
+        """
+        if self.info.frames <= 0:
+            raise _empty(self._name)
+        if self._sound is not None:
+            self._decoded(self.info.frames - 1, 1)
+        self._kept, self._next = self._kept[:0], -1
+
+    def span(self, start: Optional[float], end: Optional[float]) -> tuple[int, int]:
+        """Turn seconds (None: the begin, the end) into frames; the end may lie half a sample beyond the file.
+
+        Raises:
+            UserError: a span outside the file, or no samples at all.
+        """
+        found = self.info
+        if found.frames <= 0:
+            raise _empty(self._name)
+        first = 0 if start is None else round(start * found.rate)
+        last = found.frames if end is None else round(end * found.rate)
+        # Times are written with microseconds at most: the last sample may be missed by one.
+        if last == found.frames + 1:
+            last = found.frames
+        if not 0 <= first < last <= found.frames:
+            raise at(
+                self._name,
+                None,
+                f"the span {start or 0:g}–{last / found.rate:g} s is not inside the recording of {found.duration:g} s",
+                "correct segments, or cut them: utils/fix_data_dir.sh <data dir>",
+            )
+        return first, last
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Return the frames from ``first`` up to ``last`` (N,): int16 as they are in a 16-bit file, else float32.
+
+        Raises:
+            UserError: truncated, a channel that is not there, or several channels and none chosen.
+        """
+        check_channel(self.info, self._channel, self._name)
+        overlap = self._kept[first - self._first :] if self._first <= first < self._next else self._kept[:0]
+        begin = first + len(overlap)
+        if last > begin:
+            fresh = self._decoded(begin, last - begin) if self._sound is not None else self._sliced(begin, last - begin)
+            overlap = np.concatenate([overlap, fresh]) if len(overlap) else fresh
+            self._next = last
+        self._kept, self._first = overlap, first
+        return overlap[: last - first]
+
+    def _sliced(self, first: int, count: int) -> np.ndarray:
+        """Read frames of a RIFF file; of several channels, each block is thinned out before the next is read."""
+        width = self.info.channels
+        if first != self._next:
+            self._file.seek(self._offset + 2 * width * first)
+        samples = np.empty(count, np.dtype("<i2"))
+        if width == 1:
+            done = self._file.readinto(memoryview(samples).cast("B")) // 2
+        else:
+            done, block = 0, np.empty((min(_BLOCK, count), width), np.dtype("<i2"))
+            while done < count:
+                rows = block[: count - done]
+                got = self._file.readinto(memoryview(rows).cast("B")) // (2 * width)
+                if not got:
+                    break
+                samples[done : done + got] = rows[:got, (self._channel or 1) - 1]
+                done += got
+        if done < count:
+            raise _truncated(self._name)
+        return samples.astype(np.int16, copy=False)
+
+    def _decoded(self, first: int, count: int) -> np.ndarray:
+        """Read frames by libsndfile; a failure after the header was read means missing data."""
+        import soundfile
+
+        samples = np.empty(count, self._dtype)
+        done, block = 0, count if self.info.channels == 1 else _DECODED_BLOCK
+        try:
+            if first != self._next:
+                self._sound.seek(first)
+            while done < count:
+                rows = self._sound.read(min(block, count - done), dtype=self._dtype.name, always_2d=True)
+                if not len(rows):
+                    raise _truncated(self._name)
+                samples[done : done + len(rows)] = rows[:, (self._channel or 1) - 1]
+                done += len(rows)
+        except soundfile.LibsndfileError:
+            raise _truncated(self._name) from None
+        return samples
 
 
 def write_audio(path: Pathlike, samples: np.ndarray, rate: int) -> None:
@@ -175,22 +288,16 @@ def _opened(entry: Pathlike) -> BinaryIO:
         raise at(entry, None, "is a directory, not an audio file", "correct wav.scp") from None
 
 
-@contextmanager
-def _decoder(entry: Pathlike, f: BinaryIO, name: str) -> Iterator[Any]:
-    """Open what is not 16-bit RIFF with libsndfile; a failure after the header was read means missing data."""
+def _decoder(entry: Pathlike, f: BinaryIO, name: str) -> Any:
+    """Open what is not 16-bit RIFF with libsndfile."""
     import soundfile
 
     try:
         # By name where there is one: reading through a Python file object costs a call per buffer.
-        sound = soundfile.SoundFile(f if is_pipe(entry) else os.fspath(entry))
+        return soundfile.SoundFile(f if is_pipe(entry) else os.fspath(entry))
     except soundfile.LibsndfileError as e:
         detail = (getattr(e, "error_string", "") or str(e)).strip().rstrip(".")
         raise at(name, None, f"cannot be read as audio ({detail})", "copy or make it again") from None
-    with sound:
-        try:
-            yield sound
-        except soundfile.LibsndfileError:
-            raise _truncated(name) from None
 
 
 @functools.lru_cache(maxsize=1)
@@ -262,28 +369,6 @@ def check_channel(found: AudioInfo, channel: Optional[int], name: Pathlike) -> N
         )
     if channel is not None and not 1 <= channel <= found.channels:
         raise at(name, None, f"has {found.channels} channels, not a channel {channel}", "choose another channel")
-
-
-def _span(
-    found: AudioInfo, start: Optional[float], end: Optional[float], channel: Optional[int], name: str
-) -> tuple[int, int]:
-    """Turn seconds into sample numbers, after the checks that every reader needs."""
-    check_channel(found, channel, name)
-    if found.frames <= 0:
-        raise _empty(name)
-    first = 0 if start is None else round(start * found.rate)
-    last = found.frames if end is None else round(end * found.rate)
-    # Times are written with microseconds at most: the last sample may be missed by one.
-    if last == found.frames + 1:
-        last = found.frames
-    if not 0 <= first < last <= found.frames:
-        raise at(
-            name,
-            None,
-            f"the span {start or 0:g}–{last / found.rate:g} s is not inside the recording of {found.duration:g} s",
-            "correct segments, or cut them: utils/fix_data_dir.sh <data dir>",
-        )
-    return first, last
 
 
 def _empty(name: str) -> UserError:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.datadir.audio import AudioInfo, duration, info, read_audio, to_int16, write_audio
+from espnet_mt_llm.datadir.audio import AudioInfo, AudioReader, duration, info, read_audio, to_int16, write_audio
 
 SAMPLES = np.random.default_rng(0).normal(0, 3000, 16000).astype(np.int16)
 
@@ -71,7 +71,7 @@ def test_stereo_names_the_repair(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, np.stack([SAMPLES, SAMPLES], 1), 16000, subtype="PCM_16")
     assert info(path).channels == 2
-    with pytest.raises(UserError, match="has 2 channels, one is expected; choose one in wav.scp.*remix 1"):
+    with pytest.raises(UserError, match="has 2 channels and none is chosen; name one in the data directory"):
         read_audio(path)
 
 
@@ -133,3 +133,75 @@ def test_real_speech(real_data):
         samples, rate = read_audio(path)
         assert rate == 8000 and info(path).frames == len(samples)
         assert abs(samples).max() > 0.01
+
+
+def eight_channels(path, seconds=3, **options):
+    """Write eight channels of noise, and return them (N, 8)."""
+    samples = np.random.default_rng(1).normal(0, 2000, (seconds * 8000, 8)).astype(np.int16)
+    soundfile.write(path, samples, 8000, subtype="PCM_16", **options)
+    return samples
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_one_channel_of_eight(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    samples = eight_channels(path)
+    for channel in (1, 2, 8):
+        np.testing.assert_array_equal(read_audio(path, channel=channel)[0] * 32768, samples[:, channel - 1])
+        np.testing.assert_array_equal(
+            read_audio(f"cat {path} |", 0.5, 2, channel)[0] * 32768, samples[4000:16000, channel - 1]
+        )
+    for channel in (0, 9):
+        with pytest.raises(UserError, match=f"a.{suffix}: has 8 channels, not a channel {channel}; choose another"):
+            read_audio(path, channel=channel)
+
+
+@settings(max_examples=25)
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 23990), st.integers(1, 9000)), min_size=1, max_size=6),
+    suffix=st.sampled_from(["wav", "flac"]),
+    channels=st.sampled_from([1, 8]),
+    ordered=st.booleans(),
+)
+def test_a_reader_gives_the_samples_of_any_spans(tmp_path_factory, spans, suffix, channels, ordered):
+    """Overlapping spans and spans further back as well, though the reader is made for going forward."""
+    path = tmp_path_factory.getbasetemp() / f"reader{channels}.{suffix}"
+    samples = np.random.default_rng(1).normal(0, 2000, (24000, channels)).astype(np.int16)
+    if not path.exists():
+        soundfile.write(path, samples, 8000, subtype="PCM_16")
+    with AudioReader(path, None if channels == 1 else 3) as reader:
+        reader.check_end()
+        for first, count in sorted(spans) if ordered else spans:
+            last = min(first + count, 24000)
+            read = reader.read(first, last)
+            assert read.dtype == np.int16
+            np.testing.assert_array_equal(read, samples[first:last, 0 if channels == 1 else 2])
+
+
+def test_a_reader_decodes_a_file_once(tmp_path, monkeypatch):
+    eight_channels(tmp_path / "a.flac")
+    counts = {"read": 0, "seek": 0}
+    sound = soundfile.SoundFile
+
+    class Counting(sound):
+        def read(self, frames, **options):
+            counts["read"] += frames
+            return super().read(frames, **options)
+
+    monkeypatch.setattr(soundfile, "SoundFile", Counting)
+    with AudioReader(tmp_path / "a.flac", 1) as reader:
+        for first, last in ((0, 5000), (5000, 9000), (8000, 12000), (8500, 9000), (8600, 24000)):
+            reader.read(first, last)
+    assert counts["read"] == 24000
+
+
+def test_a_damaged_middle_is_found(tmp_path):
+    path = tmp_path / "a.flac"
+    eight_channels(path)
+    raw = bytearray(path.read_bytes())
+    middle = len(raw) // 2
+    raw[middle : middle + 4000] = bytes(4000)
+    path.write_bytes(raw)
+    assert info(path).frames == 24000, "the header and the end are good"
+    with pytest.raises(UserError, match="a.flac: is truncated or damaged"):
+        read_audio(path, channel=1)
