@@ -1,9 +1,12 @@
-"""Kaldi's small list tools as functions over lines: invert utt2spk, filter and split scp files."""
+"""Small lists: Kaldi's tools as functions over lines (invert utt2spk, filter and split scp files), audio in a folder."""
 
+import os
+import re
 import sys
+from pathlib import Path
 from typing import Iterable, Iterator, Optional, Sequence
 
-from espnet_mt_llm.common import Pathlike, UserError
+from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.datadir.operations import divide
 
 
@@ -80,3 +83,28 @@ def split_scp(lines: Sequence[str], parts: int, utt2spk: Optional[Iterable[str]]
             raise UserError(f"'{utt}' has no speaker in utt2spk")
         pairs.append((speaker[utt], line))
     return divide(sorted(pairs, key=lambda pair: pair[0]), parts, "utt2spk")
+
+
+def list_audio(root: Pathlike) -> dict[str, str]:
+    """Return id -> path of every .wav and .flac file below a folder; links to folders are followed.
+
+    The id is the path below ``root`` without its suffix, ``_`` for what ids may not hold.
+
+    Raises:
+        UserError: no such folder, no audio in it, or two files with one id.
+    """
+    found: dict[str, str] = {}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            if not name.lower().endswith((".wav", ".flac")) or name.startswith("."):
+                continue
+            path = Path(folder, name)
+            key = re.sub(r"[^A-Za-z0-9.-]+", "_", str(path.relative_to(root).with_suffix("")))
+            if key in found:
+                raise at(path, None, f"would get the id '{key}' of {found[key]}", "rename one of the two")
+            found[key] = str(path)
+    if not found:
+        problem = "no .wav or .flac file in it" if Path(root).is_dir() else "no such folder"
+        raise at(root, None, problem, "give a folder of recordings")
+    return found

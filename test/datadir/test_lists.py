@@ -1,0 +1,32 @@
+"""Audio files of a folder as a Kaldi map."""
+
+import subprocess
+import sys
+
+import pytest
+
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.lists import list_audio
+
+
+def test_audio_of_a_folder_gets_ids_of_its_path(tmp_path):
+    for name in ("free sound/a.1.wav", "free sound/b.FLAC", "notes.txt", ".hidden.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_audio(tmp_path) == {"free_sound_a.1": str(tmp_path / "free sound/a.1.wav"),
+                                    "free_sound_b": str(tmp_path / "free sound/b.FLAC")}
+    out = tmp_path / "noise.scp"
+    subprocess.run([sys.executable, "-m", "espnet_mt_llm.bin.list_audio", "--root", tmp_path, "--out", out], check=True)
+    assert read_map(out) == list_audio(tmp_path)
+
+
+def test_no_folder_no_audio_and_ids_that_meet(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        list_audio(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no .wav or .flac file in it"):
+        list_audio(tmp_path)
+    for name in ("a.wav", "a.flac"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="would get the id 'a' of"):
+        list_audio(tmp_path)
