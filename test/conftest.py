@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import functools
 import importlib
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "test"))  # toy_corpora.py and what it is made of
 # A file size limit fails as a full disk does: in the middle of a file.
 FULL_DISK = """
 import resource, runpy, signal, sys
@@ -76,6 +78,19 @@ def real_data() -> Path:
     if not (root / "fsdd").is_dir():
         skip(f"no real data in {root}; set MT_TEST_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def toy_corpus(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, dict]]:
+    """Make a corpus of toy_corpora.py once for all tests: its folder, and what is said in it (it is not changed)."""
+    import toy_corpora
+
+    @functools.lru_cache(maxsize=None)
+    def make(corpus: str, **options: Any) -> tuple[Path, dict]:
+        root = tmp_path_factory.mktemp(corpus)
+        return root, toy_corpora.CORPORA[corpus](root, real_data, **options)
+
+    return make
 
 
 @pytest.fixture(autouse=True)
