@@ -1,0 +1,156 @@
+"""Time the text side of AliMeeting Train on one core, beside a plain use of the ``textgrid`` package.
+
+The real TextGrids of the four Eval meetings in ``--root`` are replicated to so many meetings; their audio is a sparse
+8-channel file of the right length, of which both ways read the header. Both do the same work: read the TextGrids,
+normalise the text, check the ends against the audio, write the data directories ``train_far`` and ``train_near``; the
+files must be equal byte by byte. The plain way loops over ``textgrid.TextGrid.fromFile`` and formats lines.
+The rows with ``--nj 2`` compare two processes with one.
+"""
+
+import argparse
+import os
+import struct
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from report import add_arguments, interleaved, row, show
+
+from espnet_mt_llm.corpora import alimeeting
+from espnet_mt_llm.datadir.textgrid import read_tiers
+from espnet_mt_llm.text.normalise import normalise
+
+RATE = 16000
+FILES = ("wav.scp", "segments", "text", "utt2spk", "spk2utt", "reco2dur")
+
+
+def sparse_wav(path: Path, seconds: float, channels: int) -> None:
+    """Write the header of a 16-bit file of this length; its silence takes no room on the disk."""
+    size = round(seconds * RATE) * channels * 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, channels, RATE,
+                            RATE * channels * 2, channels * 2, 16, b"data", size))
+        f.truncate(44 + size)
+
+
+def replicate(real: Path, root: Path, meetings: int) -> None:
+    """Make Train_Ali_{far,near} of so many meetings under ``root``, each a real one under another name."""
+    sources = sorted((real / "Eval_Ali_far" / "textgrid_dir").glob("*.TextGrid"))
+    if not sources:
+        sys.exit(f"{real}: no Eval_Ali_far/textgrid_dir/*.TextGrid; set MT_TEST_DATA or --root")
+    ends = {path: max(tier.spans[-1][1] for tier in read_tiers(path)) for path in sources}
+    for number in range(meetings):
+        path = sources[number % len(sources)]
+        name = f"R{number:04d}_M{number:04d}"
+        far, near = root / "Train_Ali_far", root / "Train_Ali_near"
+        for folder in (far / "textgrid_dir", near / "textgrid_dir"):
+            folder.mkdir(parents=True, exist_ok=True)
+        (far / "textgrid_dir" / f"{name}.TextGrid").write_bytes(path.read_bytes())
+        sparse_wav(far / "audio_dir" / f"{name}_MS{number:03d}.wav", ends[path], 8)
+        for headset in sorted((real / "Eval_Ali_near" / "textgrid_dir").glob(f"{path.stem}_*.TextGrid")):
+            rec = name + headset.stem.removeprefix(path.stem)
+            (near / "textgrid_dir" / f"{rec}.TextGrid").write_bytes(headset.read_bytes())
+            sparse_wav(near / "audio_dir" / f"{rec}.wav", ends[path], 1)
+
+
+def plain(root: Path, out: Path) -> None:
+    """Prepare both sets the plain way."""
+    import soundfile
+    import textgrid
+
+    for field in alimeeting.FIELDS:
+        folder = root / f"Train_Ali_{field}"
+        tables: dict[str, list[str]] = {name: [] for name in (*FILES, "channel")}
+        spk2utt: dict[str, list[str]] = {}
+        for wav in sorted((folder / "audio_dir").glob("*.wav")):
+            rec = "_".join(wav.stem.split("_")[:2]) if field == "far" else wav.stem
+            seconds = soundfile.info(str(wav)).duration
+            tables["wav.scp"].append(f"{rec} {wav}")
+            tables["reco2dur"].append(f"{rec} {_seconds(seconds)}")
+            if field == "far":
+                tables["channel"].append(f"{rec} 1")
+            for tier in textgrid.TextGrid.fromFile(str(folder / "textgrid_dir" / f"{rec}.TextGrid")):
+                spk = (tier.name if field == "far" else rec).split("_")[-1]
+                for interval in tier:
+                    words = normalise(interval.mark, "zh_char")
+                    if not words:
+                        continue
+                    start, end = float(interval.minTime), min(float(interval.maxTime), seconds)
+                    utt = f"{spk}-{rec}-{round(start * 100):07d}-{round(end * 100):07d}"
+                    tables["segments"].append(f"{utt} {rec} {_seconds(start)} {_seconds(end)}")
+                    tables["text"].append(f"{utt} {words}")
+                    tables["utt2spk"].append(f"{utt} {spk}")
+                    spk2utt.setdefault(spk, []).append(utt)
+        tables["spk2utt"] = [f"{spk} {' '.join(sorted(utts))}" for spk, utts in spk2utt.items()]
+        (out / f"train_{field}").mkdir(parents=True, exist_ok=True)
+        for name, lines in tables.items():
+            if lines:
+                with open(out / f"train_{field}" / name, "w", encoding="utf-8") as f:
+                    f.writelines(line + "\n" for line in sorted(lines))
+
+
+def _seconds(value: float) -> str:
+    whole, _, decimals = f"{value:.6f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0'):0<2}"
+
+
+def ours(root: Path, out: Path, nj: int = 1, fields: tuple[str, ...] = alimeeting.FIELDS) -> None:
+    """Prepare both sets with this package; what it prints is not shown."""
+    with redirect_stdout(StringIO()):
+        alimeeting.prepare(root, out, nj=nj, fields=fields)
+
+
+def seconds_of(function, *arguments) -> float:
+    """Return how long one call takes."""
+    begin = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - begin
+
+
+def compare(first: Path, second: Path) -> None:
+    """Stop unless both have written the same bytes."""
+    for path in sorted(first.glob("train_*/*")):
+        if path.read_bytes() != (second / path.relative_to(first)).read_bytes():
+            sys.exit(f"{path.relative_to(first)} differs from what the plain way wrote")
+
+
+def benchmark(real: Path, work: Path, meetings: int, repeats: int) -> list[dict]:
+    """Return the rows."""
+    replicate(real, work / "corpus", meetings)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    once = seconds_of(plain, work / "corpus", work / "plain")
+    times = [seconds_of(ours, work / "corpus", work / "ours") for _ in range(repeats)]
+    compare(work / "plain", work / "ours")
+    rows = [row(f"{meetings} meetings, far and near, one core", sorted(times)[len(times) // 2], once, "s")]
+    far = [seconds_of(ours, work / "corpus", work / "ours", 1, ("far",)) for _ in range(repeats)]
+    rows.append(row(f"{meetings} meetings, far alone, one core", sorted(far)[len(far) // 2], None, "s"))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, cores)
+        two, one = interleaved(lambda: ours(work / "corpus", work / "ours", 2),
+                               lambda: ours(work / "corpus", work / "ours", 1), repeats)
+        rows.append(row("--nj 2 against --nj 1", two, one, "s"))
+    return rows
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("MT_TEST_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    parser.add_argument("--root", type=Path, default=Path(default) / "alimeeting",
+                        help="the folder of Eval_Ali_far and Eval_Ali_near with textgrid_dir")
+    parser.add_argument("--meetings", type=int, default=212, help="as many as AliMeeting Train has")
+    parser.add_argument("--repeats", type=int, default=3, help="the median of so many runs of ours is shown")
+    add_arguments(parser)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        rows = benchmark(args.root, Path(work), args.meetings, args.repeats)
+    show(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
