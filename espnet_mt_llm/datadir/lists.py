@@ -1,4 +1,4 @@
-"""Small lists: Kaldi's tools as functions over lines (invert utt2spk, filter and split scp files), audio in a folder."""
+"""Small lists: Kaldi's tools (invert utt2spk, filter and split scp files), audio of a folder."""
 
 import os
 import re
