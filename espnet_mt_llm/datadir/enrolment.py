@@ -12,11 +12,10 @@ one speaker with pauses of at most half a second between them; a longer one is d
 
 What keeps train, test and clip apart, for tests and on the fly alike (:func:`register` is the one rule):
 
-- The pool of a set holds speakers of that set alone, from its own sessions or from the data dir that is named as their
-  source.
+- The pool of a set holds speakers of that set alone, from its own sessions or from the data dirs named as its sources.
 - Nothing of a clip is enrolled: what is nearer than a second to it is left out. In a source dir, a recording whose id
   begins with the session's (``R1_M1``: ``R1_M1_N_SPK1``, a headset) has the session's time. Of a mixture, the stretches
-  that it was made from are left out, so its source dir has to hold them.
+  that it was made from are left out, so the source dirs have to hold them.
 - A distractor is a speaker of another session of the set who does not occur in the clip's session, wherever else he
   may. Ids that are local to a session name different people by construction.
 - A speaker with no stretch outside of the clip has an empty list and is counted: never is he enrolled from inside, nor
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Collection, Iterable, Iterator, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, progress
-from espnet_mt_llm.datadir.kaldi import read_map, write_map
+from espnet_mt_llm.datadir.kaldi import write_map
 from espnet_mt_llm.datadir.stretches import Pool, Span, Talk, find_stretches, one_line, read_rows, read_text_lines
 
 _CLIP = re.compile(r"(.+)-(\d{7,})-(\d{7,})")
@@ -86,7 +85,7 @@ def make_enrolment(
     data_dir: Pathlike,
     dump_dir: Pathlike,
     *,
-    source_dir: Optional[Pathlike] = None,
+    source_dirs: Sequence[Pathlike] = (),
     shortest: float = 2.0,
     longest: float = 10.0,
     num_stretches: int = 3,
@@ -98,7 +97,7 @@ def make_enrolment(
 
     Args:
         data_dir: the session dir that the clips of ``dump_dir`` were cut from.
-        source_dir: where to enrol from instead; needed for mixtures.
+        source_dirs: where to enrol from instead; needed for mixtures.
         shortest, longest: seconds of a stretch.
         num_stretches: at most so many are registered for a speaker.
         registration: False for a training set, which draws from the pool.
@@ -111,13 +110,14 @@ def make_enrolment(
     if num_stretches < 1 or num_distractors < 0:
         raise UserError(f"{num_stretches} stretches, {num_distractors} distractors: expected at least 1 and 0")
     data_dir, dump_dir = Path(data_dir), Path(dump_dir)
-    source = Path(source_dir or data_dir)
-    if source_dir is None and _is_mixed(data_dir):
-        raise at(data_dir, None, "mixtures enrol from the data dir of their sources", "name it: --source_dir data/…")
+    if _is_mixed(data_dir) and not source_dirs:
+        raise at(data_dir, None, "mixtures enrol from the data dirs of their sources", "name them: --source_dir data/…")
     talk = Talk.read(data_dir)
-    pool = find_stretches(talk if source_dir is None else Talk.read(source), talk.spks, shortest, longest)
+    source = Talk.read(*map(Path, source_dirs)) if source_dirs else talk
+    pool = find_stretches(source, talk.spks, shortest, longest)
     if not len(pool):
-        raise at(source, None, f"no speaker of {data_dir} talks alone for {shortest:g} s", "try a smaller --min")
+        where = ", ".join(map(str, source_dirs)) or data_dir
+        raise at(where, None, f"no speaker of {data_dir} talks alone for {shortest:g} s", "try a smaller --min")
     pool.write(dump_dir / "enrolment")
     seconds = tuple(pool.seconds(spk) for spk in talk.spks)
     if not registration:
@@ -131,7 +131,7 @@ def make_enrolment(
     write_map(dump_dir / "spk2enrolment", chosen)
     clips, complete, fewest = 0, 0, num_distractors
     with atomic_open(dump_dir / "registration") as f:
-        for heard in progress(read_heard(dump_dir, data_dir, talk, source_dir), f"registration of {dump_dir.name}"):
+        for heard in progress(read_heard(dump_dir, data_dir, talk, source), f"registration of {dump_dir.name}"):
             made = register(pool, heard, num_stretches, num_distractors, Chance(seed, heard.clip))
             f.write(f"{heard.clip} {one_line(vars(made))}\n")
             clips += 1
@@ -177,16 +177,15 @@ def read_registration(dump_dir: Pathlike) -> dict[str, Registration]:
     return found
 
 
-def read_heard(dump_dir: Path, data_dir: Path, talk: Talk, source_dir: Optional[Pathlike]) -> Iterator[Heard]:
+def read_heard(dump_dir: Path, data_dir: Path, talk: Talk, source: Talk) -> Iterator[Heard]:
     """Say for each clip of a dump dir what is heard in it, in terms of the recordings that are enrolled from.
 
     Raises:
-        UserError: a clip that does not come from the data dir, or a mixture whose sources are not in the source dir.
+        UserError: a clip that does not come from the data dir, or a mixture whose sources are not in the source dirs.
     """
     recs, sessions = set(talk.recs), talk.sessions()
-    wav = read_map(Path(source_dir) / "wav.scp") if source_dir else {}
-    related = _related(recs, wav) if source_dir else {rec: [rec] for rec in recs}
-    mixed = _Mixed.read(data_dir / "mixtures.jsonl", wav, source_dir) if _is_mixed(data_dir) else None
+    mixed = _Mixed.read(data_dir / "mixtures.jsonl", source) if _is_mixed(data_dir) else None
+    related = {} if mixed else {rec: [rec] for rec in recs} if source is talk else _related(recs, source.recs)
     path = dump_dir / "supervision"
     for line, (clip, value) in read_rows(path, 2, "make the clips first (stage 3)"):
         match = None if clip in recs else _CLIP.fullmatch(clip)
@@ -213,19 +212,19 @@ class _Mixed:
     end: "array[float]"
 
     @classmethod
-    def read(cls, path: Path, wav: Mapping[str, str], source_dir: Optional[Pathlike]) -> "_Mixed":
-        """Read a manifest, and find its sources in ``wav`` by their audio or by the utterance's id."""
-        mixed = cls({}, array("q", [0]), list(wav), array("i"), array("d"), array("d"))
-        number = {rec: i for i, rec in enumerate(wav)}
-        by_entry = {entry: i for i, entry in enumerate(wav.values())}
+    def read(cls, path: Path, source: Talk) -> "_Mixed":
+        """Read a manifest, and find its sources among the recordings by their audio or by the utterance's id."""
+        mixed = cls({}, array("q", [0]), source.recs, array("i"), array("d"), array("d"))
+        number = {rec: i for i, rec in enumerate(source.recs)}
+        by_entry = {entry: i for i, (entry, _) in enumerate(source.audio)}
         for line, text in enumerate(read_text_lines(path, "make the mixtures first (stage 2)"), 1):
             try:
                 mixture = json.loads(text)
                 for s in mixture["sources"]:
                     rec = by_entry.get(s["wav"], number.get(s["utt"]))
                     if rec is None:
-                        raise at(path, line, f"the source '{s['utt']}' of '{mixture['id']}' is not in {source_dir}",
-                                 "give the data dir that the mixtures were made from")
+                        raise at(path, line, f"the source '{s['utt']}' of '{mixture['id']}' is in no --source_dir",
+                                 "name all data dirs that the mixtures were made from")
                     mixed.rec.append(rec)
                     mixed.start.append(s["start"])
                     mixed.end.append(s["end"])

@@ -7,11 +7,12 @@ import math
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Collection, Iterable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Collection, Iterable, Iterator, Optional, Sequence
 
 import numpy as np
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open, progress
+from espnet_mt_llm.datadir.audio import duration
 from espnet_mt_llm.datadir.kaldi import DataDir, make_utt_id, read_map, read_numbers
 
 # Seconds: the longest pause inside a stretch, and the distance that a stretch keeps from what is heard in a clip.
@@ -156,30 +157,31 @@ class Talk:
     end: np.ndarray
 
     @classmethod
-    def read(cls, path: Path) -> "Talk":
-        """Read ``wav.scp``, ``segments``, ``utt2spk``, ``reco2dur`` and ``channel``.
+    def read(cls, *paths: Path) -> "Talk":
+        """Read ``wav.scp``, ``segments``, ``utt2spk``, ``reco2dur`` and ``channel`` of data dirs.
 
         Raises:
-            UserError: file and line of what does not read or does not fit.
+            UserError: file and line of what does not read or does not fit; a recording that is in two of them.
         """
-        if not path.is_dir():
-            raise at(path, None, "no such data directory", "prepare it first (stage 1)")
-        wav = read_map(path / "wav.scp")
-        extra = {"channel": read_map(path / "channel")} if (path / "channel").exists() else {}
-        data = DataDir(path, wav, [], extra=extra)
-        reco2dur = read_numbers(path / "reco2dur") if (path / "reco2dur").exists() else {}
-        number = {rec: i for i, rec in enumerate(wav)}
+        numbers: dict[str, int] = {}
         spks: dict[str, int] = {}
+        audio: list[tuple[str, Optional[int]]] = []
         rec, spk, start, end = array("i"), array("i"), array("d"), array("d")
-        for name, who, first, last in _utterances(path, wav, reco2dur):
-            rec.append(number[name])
-            spk.append(spks.setdefault(who, len(spks)))
-            start.append(first)
-            end.append(min(last, reco2dur.get(name, math.inf)))
+        for path in paths:
+            data = _recordings(path)
+            for name, entry in data.wav.items():
+                if numbers.setdefault(name, len(audio)) < len(audio):
+                    raise at(path / "wav.scp", None, f"the recording '{name}' is in another source dir, too",
+                             "name one of the two")
+                audio.append((entry, data.channel(name)))
+            for name, who, first, last in _utterances(data):
+                rec.append(numbers[name])
+                spk.append(spks.setdefault(who, len(spks)))
+                start.append(first)
+                end.append(min(last, data.reco2dur.get(name, math.inf)))
         columns = [np.frombuffer(c, dtype=c.typecode) for c in (rec, spk, start, end)]
         order = np.lexsort((columns[2], columns[0]))
-        audio = [(entry, data.channel(name)) for name, entry in wav.items()]
-        return cls(list(wav), list(spks), audio, *(c[order] for c in columns))
+        return cls(list(numbers), list(spks), audio, *(c[order] for c in columns))
 
     def sessions(self) -> dict[str, list[str]]:
         """Return the speakers of each recording."""
@@ -248,28 +250,36 @@ def divide_run(start: float, end: float, low: int, high: int) -> list[tuple[int,
     return [(x, y) for x, y in itertools.pairwise(edges) if y - x >= low]
 
 
-def _utterances(path: Path, wav: Mapping[str, str], reco2dur: Mapping[str, float]) -> Iterator[tuple]:
-    """Yield (recording, speaker, start, end) line by line; without ``segments`` each recording is one utterance."""
-    repair = f"repair: utils/fix_data_dir.sh {path}"
-    if not (path / "segments").exists():
-        from espnet_mt_llm.datadir.audio import duration
+def _recordings(path: Path) -> DataDir:
+    """Read what a data dir says of its recordings alone."""
+    if not path.is_dir():
+        raise at(path, None, "no such data directory", "prepare it first (stage 1)")
+    reco2dur = read_numbers(path / "reco2dur") if (path / "reco2dur").exists() else {}
+    extra = {"channel": read_map(path / "channel")} if (path / "channel").exists() else {}
+    return DataDir(path, read_map(path / "wav.scp"), [], reco2dur, extra)
 
-        for line, (utt, spk) in read_rows(path / "utt2spk", 2, repair):
-            if utt not in wav:
-                raise at(path / "utt2spk", line, f"'{utt}' is not in wav.scp", repair)
-            yield utt, spk, 0.0, reco2dur[utt] if utt in reco2dur else duration(wav[utt])
+
+def _utterances(data: DataDir) -> Iterator[tuple[str, str, float, float]]:
+    """Yield (recording, speaker, start, end) line by line; without ``segments`` each recording is one utterance."""
+    segments, utt2spk = data.path / "segments", data.path / "utt2spk"
+    repair = f"repair: utils/fix_data_dir.sh {data.path}"
+    if not segments.exists():
+        for line, (utt, spk) in read_rows(utt2spk, 2, repair):
+            if utt not in data.wav:
+                raise at(utt2spk, line, f"'{utt}' is not in wav.scp", repair)
+            yield utt, spk, 0.0, data.reco2dur[utt] if utt in data.reco2dur else duration(data.wav[utt])
         return
-    rows = itertools.zip_longest(read_rows(path / "segments", 4, repair), read_rows(path / "utt2spk", 2, repair))
+    rows = itertools.zip_longest(read_rows(segments, 4, repair), read_rows(utt2spk, 2, repair))
     for line, (segment, speaker) in enumerate(rows, 1):
         if segment is None or speaker is None or segment[1][0] != speaker[1][0]:
-            raise at(path / "utt2spk", line, "not the utterances of 'segments' in the same order", repair)
+            raise at(utt2spk, line, "not the utterances of 'segments' in the same order", repair)
         _, rec, start, end = segment[1]
-        if rec not in wav:
-            raise at(path / "segments", line, f"'{rec}' is not in wav.scp", repair)
+        if rec not in data.wav:
+            raise at(segments, line, f"'{rec}' is not in wav.scp", repair)
         try:
             times = float(start), float(end)
         except ValueError:
-            raise at(path / "segments", line, f"'{start} {end}' are not two times", repair) from None
+            raise at(segments, line, f"'{start} {end}' are not two times", repair) from None
         yield rec, speaker[1][1], *times
 
 

@@ -180,7 +180,7 @@ def test_headsets_share_the_time_of_their_session(meetings):
     near.append(segment("T9", "stranger", 0, 9))
     recs = {s["session_id"] for s in near}
     DataDir.from_seglst(near, {r: f"/near/{r}.wav" for r in recs}, {r: 120.0 for r in recs}).write(meetings / "near")
-    make_enrolment(meetings / "data", meetings / "dump", source_dir=meetings / "near")
+    make_enrolment(meetings / "data", meetings / "dump", source_dirs=[meetings / "near"])
     pool = {k: json.loads(v) for k, v in read_map(meetings / "dump" / "enrolment").items()}
     assert {s["spk"] for s in pool.values()} == set("vwxyz"), "speakers of the set alone"
     assert "x-M1_N_x-0002000-0002800" in pool
@@ -190,7 +190,7 @@ def test_headsets_share_the_time_of_their_session(meetings):
 
 
 def read_again(meetings, seed):
-    make_enrolment(meetings / "data", meetings / "dump", source_dir=meetings / "near", seed=seed)
+    make_enrolment(meetings / "data", meetings / "dump", source_dirs=[meetings / "near"], seed=seed)
     return read_registration(meetings / "dump")
 
 
@@ -216,7 +216,7 @@ def mixtures(tmp_path):
 
 
 def test_mixtures_enrol_from_other_utterances_of_their_speakers(mixtures):
-    make_enrolment(mixtures / "data", mixtures / "dump", source_dir=mixtures / "source")
+    make_enrolment(mixtures / "data", mixtures / "dump", source_dirs=[mixtures / "source"])
     registration = read_registration(mixtures / "dump")["mix1"]
     assert registration.speakers["a"] == ["a-a-2-0000000-0000500"]
     assert sorted(registration.speakers["b"]) == ["b-b-1-0000000-0000600", "b-long-0000000-0000900",
@@ -225,17 +225,24 @@ def test_mixtures_enrol_from_other_utterances_of_their_speakers(mixtures):
 
 
 def test_mixtures_and_their_sources_have_to_fit(mixtures):
-    with pytest.raises(UserError, match="data: mixtures enrol from the data dir of their sources; name it: --source"):
+    with pytest.raises(UserError, match="data: mixtures enrol from the data dirs of their sources; name them: --sour"):
         make_enrolment(mixtures / "data", mixtures / "dump")
     wav = read_map(mixtures / "source" / "wav.scp")
     write_map(mixtures / "source" / "wav.scp", {**wav, "a-1": "/moved/a-1.flac"})
-    make_enrolment(mixtures / "data", mixtures / "dump", source_dir=mixtures / "source")  # by the utterance's id
+    make_enrolment(mixtures / "data", mixtures / "dump", source_dirs=[mixtures / "source"])  # by the utterance's id
     write_map(mixtures / "source" / "wav.scp", {**wav, "long": "/moved/long.flac"})
-    with pytest.raises(UserError, match="mixtures.jsonl:1: the source 'b-9' of 'mix1' is not in .*source"):
-        make_enrolment(mixtures / "data", mixtures / "dump", source_dir=mixtures / "source")
+    with pytest.raises(UserError, match="mixtures.jsonl:1: the source 'b-9' of 'mix1' is in no --source_dir; name all"):
+        make_enrolment(mixtures / "data", mixtures / "dump", source_dirs=[mixtures / "source"])
+    write_map(mixtures / "more" / "wav.scp", {"long": "/src/long.flac", "b-1": "/src/b-1.flac"})
+    for name in ("segments", "utt2spk"):
+        write_map(mixtures / "more" / name, {})
+    with pytest.raises(UserError, match="more/wav.scp: the recording 'b-1' is in another source dir, too; name one"):
+        make_enrolment(mixtures / "data", mixtures / "dump", source_dirs=[mixtures / "source", mixtures / "more"])
+    write_map(mixtures / "more" / "wav.scp", {"elsewhere": "/src/long.flac"})
+    make_enrolment(mixtures / "data", mixtures / "dump", source_dirs=[mixtures / "source", mixtures / "more"])
     (mixtures / "data" / "mixtures.jsonl").write_text('{"id":"mix1"}\n')
     with pytest.raises(UserError, match="mixtures.jsonl:1: not a mixture; make the manifest again"):
-        make_enrolment(mixtures / "data", mixtures / "dump", source_dir=mixtures / "source")
+        make_enrolment(mixtures / "data", mixtures / "dump", source_dirs=[mixtures / "source"])
 
 
 @pytest.mark.parametrize("name, old, new, message", [
