@@ -1,0 +1,332 @@
+"""LibriMix: mixtures of two and three LibriSpeech readers with WHAM! noise, from the official metadata.
+
+Fact sheet. Cosentino et al. 2020, https://github.com/JorisCos/LibriMix (MIT). Nothing is recorded: CSV files say which
+LibriSpeech utterances and which noise make a mixture, and how loud each is. Mixtures (hours in mode max) of
+train-clean-100, train-clean-360, dev-clean, test-clean: Libri2Mix 13,900 (58), 50,800 (212), 3,000 (11), 3,000 (11);
+Libri3Mix 9,300 (40), 33,900 (146), 3,000 (11), 3,000 (11). Ids: ``<utterance 1>_<utterance 2>[_<utterance 3>]``.
+
+Sources. LibriSpeech (OpenSLR 12, CC BY 4.0), WHAM! noise (16 kHz, two channels, of which the first is used; folders tr,
+cv, tt; CC BY-NC 4.0; http://wham.whisper.ai). Training uses each noise also 0.8 and 1.2 times as fast: ``…sp08.wav``,
+``…sp12.wav``. Files that the official script left in ``tr`` are used as they are; others are made by the program sox
+(``<out>/wham_sp``, equal to the official ones) or, with ``--speed_noise soxr``, when a mixture is rendered.
+
+Kinds. Types: clean (sources), both (sources + noise), single (source 1 + noise). Mode max ends with the longest source,
+min with the shortest (words are cut off: not for recognition). 16 or 8 kHz. Every sample of mixtures, sources and noise
+equals the official generator's 16-bit files; nothing has to be written for that (``simulation/librimix.py``).
+
+Conditions. ``plain``: all sources begin at 0, as published. ``offset``: later sources begin later. Two talkers: after
+1.0-1.5 s, three talkers: after 1.0-1.5 s and 2.5-3.0 s; from the columns ``offset`` or ``offset1, offset2`` of the CSV
+files of ``Libri2Mix_offset`` and ``Libri3Mix_offset`` where they are given, otherwise drawn for each mixture id. Zeros
+are put in front of the source, ``int(offset * 16000)`` of them. Never compare scores of the two conditions.
+
+Times. A talker's segment goes from the onset to the end of its speech, which is measured: LibriSpeech files begin with
+silences of 0.1 to 1 s and more, so the order of talkers in ``plain`` is that of the measured onsets. Onsets less than
+50 ms apart are a tie and put in order by the reader's id. ``utt2sot_order`` has the readers of each mixture in that
+order, with a ``~`` between those that tie: ``<mixture> 1673 ~ 3536``.
+
+Known errors. 16-bit files are not protected from clipping. The CSV order of talkers means nothing.
+"""
+
+import itertools
+import logging
+import shutil
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Callable, Mapping, Optional, Sequence
+
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, nearest
+from espnet_mt_llm.corpora.librimix_files import (
+    PARTS,
+    NoiseFile,
+    Row,
+    Rows,
+    Speech,
+    chosen_parts,
+    csv_path,
+    find_noise,
+    find_speech,
+    metadata_home,
+    offset_csv,
+    reaches,
+    read_rows,
+    wham_home,
+)
+from espnet_mt_llm.corpora.meetings import SetSummary, table
+from espnet_mt_llm.corpora.problems import Problems
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id
+from espnet_mt_llm.simulation.draw import overlap_share
+from espnet_mt_llm.simulation.librimix import RATE, TOOLS
+from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, Noise, Source, render_command
+from espnet_mt_llm.text.serialisation import Order, turns
+
+log = logging.getLogger(__name__)
+
+TYPES = ("clean", "both", "single")
+CONDITIONS = ("plain", "offset")
+MODES = ("max", "min")
+OFFSETS = ((1.0, 1.5), (2.5, 3.0))  # seconds, of the second and of the third talker
+DEBUG_MIXTURES = 6
+ORDER = Order()
+TIED = "~"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which sets are prepared: every combination.
+
+    Attributes:
+        parts: keys of :data:`PARTS`; None for all. Those that are not there are left out.
+        num_talkers: of 2 and 3; with both, sets of both together (``23mix``) are made, too.
+        types, conditions: of :data:`TYPES` and :data:`CONDITIONS`.
+        rate: Hz, 16000 or 8000.
+        mode: ``max`` or ``min``.
+        debug: only the first mixtures of each CSV.
+    """
+
+    parts: Optional[Sequence[str]] = None
+    num_talkers: Sequence[int] = (2, 3)
+    types: Sequence[str] = ("clean", "both")
+    conditions: Sequence[str] = CONDITIONS
+    rate: int = RATE
+    mode: str = "max"
+    debug: bool = False
+
+    def __post_init__(self) -> None:
+        for name, values, valid in (
+            ("part", self.parts or (), PARTS), ("number of talkers", self.num_talkers, (2, 3)),
+            ("type", self.types, TYPES), ("condition", self.conditions, CONDITIONS),
+            ("rate", [self.rate], (RATE, 8000)), ("mode", [self.mode], MODES),
+        ):
+            for value in values:
+                if value not in valid:
+                    raise UserError(f"LibriMix has no {name} {value!r}; {nearest(str(value), map(str, valid))}")
+
+    def groups(self) -> list[tuple[int, ...]]:
+        """Return the numbers of talkers of the sets: each by itself, and all together."""
+        numbers = tuple(sorted(set(self.num_talkers)))
+        return [(n,) for n in numbers] + ([numbers] if len(numbers) > 1 else [])
+
+    def name(self, part: str, talkers: Sequence[int], kind: str, condition: str) -> str:
+        """Name a set.
+
+        >>> Selection().name("train_100", (2, 3), "both", "offset")
+        'train_100_23mix_both_offset'
+        >>> Selection(rate=8000, mode="min").name("dev", (2,), "clean", "plain")
+        'dev_2mix_clean_8k_min'
+        """
+        name = f"{part}_{''.join(map(str, talkers))}mix_{kind}"
+        return name + ("_offset" if condition == "offset" else "") + ("_8k" if self.rate == 8000 else "") + (
+            "_min" if self.mode == "min" else "")
+
+
+@dataclass(frozen=True)
+class Output:
+    """How the sets are written.
+
+    Attributes:
+        write: list files, which ``write_mixtures`` makes, instead of commands that render.
+        write_sources: with ``write``, also each talker's signal (``spk1.scp`` …) and the noise (``noise1.scp``).
+    """
+
+    folder: Path
+    write: bool = False
+    write_sources: bool = False
+
+
+@dataclass(frozen=True)
+class Files:
+    """The recordings that rows name, or what is wrong with them."""
+
+    speech: Mapping[str, "Speech | str"]
+    noise: Mapping[str, "NoiseFile | str"]
+
+
+@dataclass
+class _Set:
+    """The mixtures of a set, as the lines of its files."""
+
+    lines: dict[str, str] = field(default_factory=dict)
+    utterances: list[Utterance] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    maps: dict[str, dict[str, str]] = field(default_factory=lambda: {"utt2num_spk": {}, "utt2sot_order": {}})
+
+
+def prepare(librispeech_root: Pathlike, metadata: Pathlike, out: Pathlike, *, wham: Optional[Pathlike] = None,
+            offset_metadata: Sequence[Pathlike] = (), select: Selection = Selection(), write: bool = False,
+            write_sources: bool = False, speed_noise: str = "sox", nj: int = 1,
+            allow_problems: bool = False) -> list[SetSummary]:
+    """Make ``out/{train_100,train_360,dev,test}_{2mix,3mix,23mix}_{clean,both,single}[_offset]`` and print a table.
+
+    Args:
+        librispeech_root: the folder ``LibriSpeech`` or its parent.
+        metadata: the official ``metadata`` folder (with ``Libri2Mix/*.csv``) or its parent.
+        wham: ``wham_noise`` or its parent; where there is no such folder, the clean sets alone are made.
+        offset_metadata: folders of CSV files with offsets, beside the ``Libri<n>Mix_offset`` near ``metadata``.
+        write, write_sources: see :class:`Output`.
+        speed_noise: what makes training noise that the official script has not made: ``sox`` or ``soxr``.
+
+    Raises:
+        UserError: a folder is not what it should be, or mixtures have problems (``problems.tsv``) that are not allowed.
+    """
+    if speed_noise not in TOOLS:
+        raise UserError(f"LibriMix' noise is not made by {speed_noise!r}; {nearest(speed_noise, TOOLS)}")
+    home, output, problems = metadata_home(metadata), Output(Path(out), write, write_sources), Problems(out)
+    types = _possible_types(select, wham, problems)
+    summaries = []
+    for part in chosen_parts(home, librispeech_root, select.parts, select.num_talkers):
+        limit = DEBUG_MIXTURES if select.debug else None
+        rows = {(n, condition): read_rows(offset_csv(home, offset_metadata, n, part) if condition == "offset" else
+                                          csv_path(home, n, part), n, limit)
+                for n in select.num_talkers for condition in select.conditions}
+        every = [row for of_csv in rows.values() for row in of_csv.good]
+        noisy = wham is not None and set(types) != {"clean"}
+        noise = find_noise(every, wham, output.folder / "wham_sp", speed_noise, nj) if noisy else {}
+        files = Files(find_speech(every, librispeech_root, nj), noise)
+        for condition, kind, talkers in itertools.product(select.conditions, types, select.groups()):
+            make = partial(make_mixture, files=files, kind=kind, condition=condition, rate=select.rate,
+                           mode=select.mode)
+            name = select.name(part, talkers, kind, condition)
+            summaries.append(_prepare_set(name, [rows[n, condition] for n in talkers], make, output, problems))
+    print(table(summaries), flush=True)
+    problems.finish(allow_problems)
+    return summaries
+
+
+def _possible_types(select: Selection, wham: Optional[Pathlike], problems: Problems) -> list[str]:
+    """Return the types that can be made; a folder that is there and is not WHAM! is a problem, a missing one is not."""
+    noisy = [kind for kind in select.types if kind != "clean"]
+    if not noisy:
+        return list(select.types)
+    try:
+        wham_home(wham or "")
+        return list(select.types)
+    except UserError as e:
+        if "clean" not in select.types:
+            raise
+        what = f"mix_{' and mix_'.join(noisy)}: not prepared, they need noise: {e}"
+        if wham and Path(wham).is_dir():
+            problems.add("all", "noise", what)
+        else:
+            log.warning("%s", what)
+    return ["clean"]
+
+
+def _prepare_set(name: str, csvs: Sequence[Rows], make: Callable[[Row], tuple[Mixture, list[Utterance]]],
+                 output: Output, problems: Problems) -> SetSummary:
+    made = _Set()
+    for row in itertools.chain.from_iterable(rows.good for rows in csvs):
+        with problems.of(name, row.id):
+            mixture, utterances = make(row)
+            made.lines[row.id] = mixture.to_json()
+            made.utterances += utterances
+            made.seconds[row.id] = mixture.num_samples / mixture.rate
+            made.maps["utt2num_spk"][row.id] = str(len(utterances))
+            made.maps["utt2sot_order"][row.id] = sot_order(utterances)
+            if output.write:
+                parts = [f"spk{k}" for k in range(1, len(mixture.sources) + 1)]
+                parts += ["noise1"] if mixture.noise else []
+                for part in parts if output.write_sources else []:
+                    path = output.folder / name / "audio" / part / f"{row.id}.wav"
+                    made.maps.setdefault(f"{part}.scp", {})[row.id] = str(path)
+    for row_id, problem in itertools.chain.from_iterable(rows.bad for rows in csvs):
+        problems.add(name, row_id, problem)
+    if made.lines:
+        _write(made, output, output.folder / name)
+    return SetSummary(name, len(made.lines), len(made.utterances), len({u.spk for u in made.utterances}),
+                      sum(made.seconds.values()))
+
+
+def make_mixture(row: Row, files: Files, kind: str, condition: str, rate: int,
+                 mode: str) -> tuple[Mixture, list[Utterance]]:
+    """Return a row as a mixture, sources in the order of the CSV, and its utterances.
+
+    Raises:
+        UserError: a recording is missing or damaged, or a source is silent up to the end of the mixture (mode min).
+    """
+    speech = [_usable(files.speech[path], row) for path, _ in row.sources]
+    begins = [0, *(int(offset * RATE) for offset in offsets_of(row, condition))]  # in samples, as published
+    ends = [begin + round(s.duration * RATE) for begin, s in zip(begins, speech)]
+    longest = max(ends)
+    num_samples = -(-(longest if mode == "max" else min(ends)) * rate // RATE)  # what resample_poly makes of them
+    sources = []
+    for (path, gain), s, begin in zip(row.sources, speech, begins):
+        utt = Path(path).stem
+        sources.append(Source(utt, utt.partition("-")[0], s.text, s.wav, 0.0, s.duration, begin / RATE, gain))
+    if len({s.spk for s in sources}) < len(sources):
+        raise at(row.where, None, "two sources are of one reader", "correct the CSV")
+    heard = 1 if kind == "single" else len(sources)
+    noise = None
+    if kind != "clean":
+        recording = _usable(files.noise[row.noise], row)
+        if not reaches(recording, longest):
+            raise at(row.where, None, f"{recording.wav}: has {recording.samples} samples, too few to be repeated",
+                     "copy WHAM!'s noise again")
+        noise = Noise(recording.wav, 0.0, row.noise_gain, speed=recording.speed)
+    utterances = []
+    for source, s in zip(sources[:heard], speech):
+        start, end = source.offset + s.onset, min(source.offset + s.end, num_samples / rate)
+        if end - start < 0.01:
+            raise at(row.where, None, f"{source.utt} says nothing before the mixture ends", "prepare mode max")
+        start, end = round(start, 6), round(end, 6)
+        utt = make_utt_id(source.spk, row.id, start, end)
+        utterances.append(Utterance(utt, row.id, source.spk, start, end, s.text))
+    return Mixture(row.id, rate, num_samples, tuple(sources[:heard]), noise, librimix=longest,
+                   overlap=overlap_share([(u.start, u.end) for u in utterances]),
+                   ties=sot_order(utterances).count(TIED)), utterances
+
+
+def _usable(found: "Speech | NoiseFile | str", row: Row) -> "Speech | NoiseFile":
+    if isinstance(found, str):
+        raise UserError(f"{row.where}: {found}")
+    return found
+
+
+def offsets_of(row: Row, condition: str) -> tuple[float, ...]:
+    """Return the seconds after which the talkers after the first begin: 0, from the CSV, or drawn for this id."""
+    if condition == "plain":
+        return (0.0,) * (len(row.sources) - 1)
+    if row.offsets is not None:
+        return row.offsets
+    chance = Chance("librimix", "offset", row.id)
+    return tuple(chance.uniform(*span) for span in OFFSETS[:len(row.sources) - 1])
+
+
+def sot_order(utterances: Sequence[Utterance]) -> str:
+    """Return the speakers of a mixture in the order of :data:`ORDER`, with ``~`` between those whose onsets tie.
+
+    >>> [sot_order([Utterance("", "m", spk, at, 9, "") for spk, at in spans])
+    ...  for spans in ([("B", 0.1), ("A", 0.12), ("C", 1.2)], [("B", 0.1), ("A", 0.15)])]
+    ['A ~ B C', 'B A']
+    """
+    ordered = turns([{"session_id": u.rec, "speaker": u.spk, "start_time": u.start, "end_time": u.end, "words": u.text}
+                     for u in utterances], ORDER)
+    group: dict[str, float] = {}
+    first = None
+    for turn in sorted(ordered, key=lambda turn: turn.start):
+        if first is None or round(turn.start - first, 6) >= ORDER.tie:
+            first = turn.start
+        group[turn.speaker] = first
+    names = [ordered[0].speaker]
+    for before, turn in zip(ordered, ordered[1:]):
+        names += [TIED] * (group[before.speaker] == group[turn.speaker]) + [turn.speaker]
+    return " ".join(names)
+
+
+def _write(made: _Set, output: Output, out: Path) -> None:
+    """Write the data directory; audio of another manifest is removed first, so that none of it is kept."""
+    manifest = out / MANIFEST
+    if not _same_lines(manifest, made.lines):
+        shutil.rmtree(out / "audio", ignore_errors=True)
+    for stale in out.glob("*.scp"):
+        stale.unlink()
+    wav = {key: str(out / "audio" / "mix" / f"{key}.wav") if output.write else render_command(manifest, key)
+           for key in made.lines}
+    DataDir(out, wav, made.utterances, made.seconds, {**made.maps, MANIFEST: made.lines}).write(out)
+
+
+def _same_lines(path: Path, lines: Mapping[str, str]) -> bool:
+    if not path.exists():
+        return False
+    with open(path, encoding="utf-8") as f:
+        return all(a == b for a, b in itertools.zip_longest(f, (lines[key] + "\n" for key in sorted(lines))))
