@@ -160,23 +160,24 @@ class Talk:
     def read(cls, *paths: Path) -> "Talk":
         """Read ``wav.scp``, ``segments``, ``utt2spk``, ``reco2dur`` and ``channel`` of data dirs.
 
+        Of several dirs, recordings and speakers begin with the name of theirs, as in a simulation that has many.
+
         Raises:
-            UserError: file and line of what does not read or does not fit; a recording that is in two of them.
+            UserError: file and line of what does not read or does not fit; dirs of the same name.
         """
         numbers: dict[str, int] = {}
         spks: dict[str, int] = {}
         audio: list[tuple[str, Optional[int]]] = []
         rec, spk, start, end = array("i"), array("i"), array("d"), array("d")
         for path in paths:
-            data = _recordings(path)
+            data, prefix = _recordings(path), f"{path.name}_" if len(paths) > 1 else ""
             for name, entry in data.wav.items():
-                if numbers.setdefault(name, len(audio)) < len(audio):
-                    raise at(path / "wav.scp", None, f"the recording '{name}' is in another source dir, too",
-                             "name one of the two")
+                if numbers.setdefault(prefix + name, len(audio)) < len(audio):
+                    raise at(path, None, f"two source dirs are called '{path.name}'", "rename one of them")
                 audio.append((entry, data.channel(name)))
             for name, who, first, last in _utterances(data):
-                rec.append(numbers[name])
-                spk.append(spks.setdefault(who, len(spks)))
+                rec.append(numbers[prefix + name])
+                spk.append(spks.setdefault(prefix + who, len(spks)))
                 start.append(first)
                 end.append(min(last, data.reco2dur.get(name, math.inf)))
         columns = [np.frombuffer(c, dtype=c.typecode) for c in (rec, spk, start, end)]
