@@ -1,20 +1,26 @@
-"""The configuration of a simulation: what `conf/simulate.yaml` may say about each set of mixtures."""
+"""The configuration of a simulation: what `conf/simulate.yaml` may say about each set of mixtures or conversations."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Union
 
 from espnet_mt_llm.common import Pathlike, at, from_mapping, load_yaml, nearest
 
 _RESERVED = ("defaults", "debug")
 
+CONCATENATED, STATISTICS = "concatenated", "statistics"
+# Keys of mixtures alone, and keys of conversations alone with what they are where nothing is said.
+_OF_MIXTURES = ("overlap", "offsets", "max_duration")
+_OF_CONVERSATIONS = {"duration": 50.0, "gap": (0.1, 0.5), "statistics": None, "max_gap": 7.0}
+
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """One set of mixtures.
+    """One set of mixtures, or of conversations.
 
     Attributes:
-        source: the data directory whose utterances are mixed, e.g. ``train``.
-        num_mixtures: number of talkers -> number of mixtures.
+        source: the data directory whose utterances are mixed, e.g. ``train``; of several (a list) the speakers are
+            pooled, and each one's name begins with that of the directory.
+        num_mixtures: number of talkers -> number of mixtures (or conversations).
         rate: Hz of the mixtures; sources of another rate are resampled once.
         seed: other seeds give other mixtures; each mixture has its own, so more mixtures keep the first ones.
         write: true writes audio files; false streams from the manifest.
@@ -27,11 +33,18 @@ class SimulationConfig:
         level: RMS of each talker in dB below full scale before ``level_db``; null keeps the recording's own.
         level_db: range of the level difference in dB, drawn for each talker.
         max_duration: longest mixture in seconds; longer ones are drawn again.
-        noise_scp, snr, noise_probability: noise recordings (a Kaldi map), range of the SNR in dB, how often.
+        noise_scp, snr, noise_probability: noise recordings (a Kaldi map), range of the SNR in dB ([5, 20] by default,
+            [10, 20] for conversations), how often.
         rir_scp, rir_probability: impulse responses (a Kaldi map), one drawn for each talker, how often.
+        conversation: null for mixtures; ``concatenated``: utterances of the speakers one after the other;
+            ``statistics``: turns, pauses and overlaps as in real conversations.
+        duration: the longest a conversation may get, seconds; it is filled with whole utterances.
+        gap: with ``concatenated``: range of the pauses between utterances, seconds.
+        statistics: with ``statistics``: what to learn from, a data directory (beside ``source``, or a path) or an RTTM.
+        max_gap: longer pauses and overlaps are not learned, seconds.
     """
 
-    source: str
+    source: Union[str, tuple[str, ...]]
     num_mixtures: Mapping[int, int]
     rate: int = 16000
     seed: int = 0
@@ -45,10 +58,15 @@ class SimulationConfig:
     level_db: tuple[float, float] = (-2.5, 2.5)
     max_duration: Optional[float] = None
     noise_scp: Optional[str] = None
-    snr: tuple[float, float] = (5.0, 20.0)
+    snr: Optional[tuple[float, float]] = None
     noise_probability: float = 1.0
     rir_scp: Optional[str] = None
     rir_probability: float = 1.0
+    conversation: Optional[str] = None
+    duration: Optional[float] = None
+    gap: Optional[tuple[float, float]] = None
+    statistics: Optional[str] = None
+    max_gap: Optional[float] = None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: Pathlike) -> "SimulationConfig":
@@ -62,33 +80,84 @@ class SimulationConfig:
         if not isinstance(counts, Mapping) or not counts or not all(
                 isinstance(k, int) and isinstance(n, int) and k >= 1 and n >= 0 for k, n in counts.items()):
             raise at(where, None, f"num_mixtures: {counts!r}", "write e.g. num_mixtures: {1: 200, 2: 500}")
-        changes: dict[str, Any] = {}
-        for key in ("overlap", "level_db", "snr"):
+        changes: dict[str, Any] = {"source": _source(config.source, where)}
+        if config.snr is None:
+            changes["snr"] = (10.0, 20.0) if config.conversation else (5.0, 20.0)
+        for key in ("level_db", "snr", "gap"):
             if getattr(config, key) is not None:
                 changes[key] = _range(getattr(config, key), key, where)
-        if config.offsets is not None:
-            if config.overlap is not None:
-                raise at(where, None, "both 'overlap' and 'offsets' are given", "keep one of them")
-            changes["offsets"] = tuple(_range(r, "offsets", where) for r in config.offsets)
-            if len(config.offsets) < max(counts) - 1:
-                raise at(where, None, f"{len(config.offsets)} offsets for {max(counts)} talkers",
-                         f"give {max(counts) - 1} ranges, one for each talker after the first")
-        elif config.overlap is None:
-            changes["overlap"] = (0.1, 0.7)
-        if changes.get("overlap", (0, 0))[1] > 1:
-            raise at(where, None, f"overlap: {config.overlap}", "it is a share: at most 1")
+        changes |= (_mixture if config.conversation is None else _conversation)(config, where)
         _check_scalars(config, where)
         return replace(config, **changes)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the names of the source directories."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+
+def _source(value: Any, where: Pathlike) -> Union[str, tuple[str, ...]]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) and n for n in names):
+        raise at(where, None, f"source: {value!r}", "write e.g. source: train, or source: [train_near, aishell2_train]")
+    if len(set(names)) < len(names):
+        raise at(where, None, f"source: {value!r} names a directory twice", "keep it once")
+    return value if isinstance(value, str) else tuple(names)
+
+
+def _mixture(config: SimulationConfig, where: Pathlike) -> dict[str, Any]:
+    """Check what is said about mixtures alone, and return the values to change."""
+    for key in _OF_CONVERSATIONS:
+        if getattr(config, key) is not None:
+            raise at(where, None, f"'{key}' belongs to conversations, and this is a set of mixtures",
+                     f"take it out, or add 'conversation: {CONCATENATED}' or 'conversation: {STATISTICS}'")
+    if config.offsets is not None:
+        if config.overlap is not None:
+            raise at(where, None, "both 'overlap' and 'offsets' are given", "keep one of them")
+        if len(config.offsets) < max(config.num_mixtures) - 1:
+            raise at(where, None, f"{len(config.offsets)} offsets for {max(config.num_mixtures)} talkers",
+                     f"give {max(config.num_mixtures) - 1} ranges, one for each talker after the first")
+        return {"offsets": tuple(_range(r, "offsets", where) for r in config.offsets)}
+    overlap = (0.1, 0.7) if config.overlap is None else _range(config.overlap, "overlap", where)
+    if overlap[1] > 1:
+        raise at(where, None, f"overlap: {config.overlap}", "it is a share: at most 1")
+    return {"overlap": overlap}
+
+
+def _conversation(config: SimulationConfig, where: Pathlike) -> dict[str, Any]:
+    """Check what is said about conversations alone, and return the values to change."""
+    if config.conversation not in (CONCATENATED, STATISTICS):
+        raise at(where, None, f"conversation: {config.conversation!r}",
+                 nearest(str(config.conversation), (CONCATENATED, STATISTICS)))
+    for key in _OF_MIXTURES:
+        if getattr(config, key) is not None:
+            raise at(where, None, f"'{key}' belongs to mixtures, and this is a set of conversations",
+                     f"take it out; where it is one of the defaults, write '{key}: null' here")
+    unused = ("statistics", "max_gap") if config.conversation == CONCATENATED else ("gap",)
+    for key in unused:
+        if getattr(config, key) is not None:
+            raise at(where, None, f"'{key}' says nothing about a conversation that is '{config.conversation}'",
+                     "take it out")
+    if config.conversation == STATISTICS and not isinstance(config.statistics, str):
+        raise at(where, None, "no 'statistics' to draw the conversation from",
+                 "add 'statistics: …', a data directory or an RTTM of real conversations, e.g. train_far")
+    if config.gap is not None and _range(config.gap, "gap", where)[0] < 0:
+        raise at(where, None, f"gap: {config.gap}", "a pause is not negative; overlap comes with "
+                                                    f"'conversation: {STATISTICS}'")
+    return {key: default for key, default in _OF_CONVERSATIONS.items()
+            if getattr(config, key) is None and key not in unused}
 
 
 def _check_scalars(config: SimulationConfig, where: Pathlike) -> None:
     numbers = ("min_onset_gap", "tie", "noise_probability", "rir_probability")
-    for key in numbers + ("level", "max_duration"):
+    for key in numbers + ("level", "max_duration", "duration", "max_gap"):
         value = getattr(config, key)
         if value is None and key not in numbers:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or (key != "level" and value < 0):
             raise at(where, None, f"{key}: {value!r}", "a number that is not negative is expected")
+    if config.duration == 0:
+        raise at(where, None, "duration: 0", "a conversation has some seconds, e.g. 50")
     for key in ("rate", "seed"):
         if isinstance(getattr(config, key), bool) or not isinstance(getattr(config, key), int):
             raise at(where, None, f"{key}: {getattr(config, key)!r}", "a whole number is expected")

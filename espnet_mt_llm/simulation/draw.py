@@ -1,33 +1,45 @@
-"""Draw mixtures at random from the utterances of a data directory; every mixture has a seed of its own."""
+"""Draw mixtures and conversations at random from the utterances of data directories; each has a seed of its own."""
 
+import json
 import math
-import shutil
 from collections import defaultdict
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 
-from espnet_mt_llm.common import Chance, Pathlike, UserError, at, derive_seed, progress
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, derive_seed, progress
 from espnet_mt_llm.datadir.audio import duration
-from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id, read_map
-from espnet_mt_llm.simulation.config import SimulationConfig
-from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, Noise, Source, render_command
-from espnet_mt_llm.simulation.mixtures import FULL_SCALE, PEAK, SourceCache, layers, render_sum
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map
+from espnet_mt_llm.simulation.config import STATISTICS, SimulationConfig
+from espnet_mt_llm.simulation.conversations import TICK, FittedSteps, Pool, Turn, concatenated_steps, converse
+from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, Noise, Source
+from espnet_mt_llm.simulation.mixtures import FULL_SCALE, PEAK, SourceCache, layers
+from espnet_mt_llm.simulation.sets import write_set
+from espnet_mt_llm.simulation.turn_statistics import TurnStatistics, activity, read_conversations, read_statistics
 
+REPORT = "conversation_report.json"
 _ATTEMPTS = 100
+# Directories of sources that need a corpus of their own -> the variable of db.sh that says where it is.
+_VARIABLES = {"librispeech_": "LIBRISPEECH", "aishell2_": "AISHELL2"}
 
 
-def draw_mixtures(source_dir: DataDir, config: SimulationConfig, name: str) -> Iterator[Mixture]:
+def draw_mixtures(source_dir: DataDir, config: SimulationConfig, name: str,
+                  statistics: Optional[TurnStatistics] = None) -> Iterator[Mixture]:
     """Draw the mixtures of the set ``name``, fewest talkers first; the same arguments give the same mixtures.
 
-    Speakers are drawn evenly and without repetition, then one utterance of each.
+    Speakers are drawn evenly and without repetition, then one utterance of each; or, for a conversation, as many as
+    its duration holds.
+
+    Args:
+        statistics: what conversations are drawn from where the configuration says so.
 
     Raises:
-        UserError: too few speakers, or the sources are too long for ``max_duration``.
+        UserError: too few speakers, or the sources are too long for ``max_duration`` or ``duration``.
     """
-    drawer = _Drawer(source_dir, config, name)
+    drawer = _Drawer(source_dir, config, name, statistics)
     for talkers in sorted(config.num_mixtures):
         for index in range(config.num_mixtures[talkers]):
             yield drawer.draw(talkers, index)
@@ -36,7 +48,7 @@ def draw_mixtures(source_dir: DataDir, config: SimulationConfig, name: str) -> I
 class _Drawer:
     """The utterances of a directory by speaker, and the levels that were measured so far."""
 
-    def __init__(self, source_dir: DataDir, config: SimulationConfig, name: str):
+    def __init__(self, source_dir: DataDir, config: SimulationConfig, name: str, statistics: Optional[TurnStatistics]):
         self.config = config
         self.name = name
         self.sources = source_dir
@@ -54,43 +66,79 @@ class _Drawer:
         self.noise_seconds = {wav: duration(wav) for wav in self.noises}
         self.rirs = _entries(config.rir_scp)
         self._levels: dict[tuple, tuple[float, float]] = {}
+        self._fitted = FittedSteps(statistics) if statistics is not None else None
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """Return the utterances of each speaker for conversations."""
+        return [Pool(utterances) for utterances in self.by_speaker]
 
     def draw(self, talkers: int, index: int) -> Mixture:
         """Draw one mixture; it depends on nothing but the arguments, the configuration and the sources."""
         mixture_id = f"{self.name}-{talkers}spk-{index:06d}"
         seed = derive_seed(self.config.seed, mixture_id)
         chance = Chance(seed)
-        for _ in range(_ATTEMPTS):
-            sources = self._sources(chance, talkers)
-            end = max(s.offset + s.end - s.start for s in sources)
-            if self.config.max_duration is None or end <= self.config.max_duration:
-                break
-        else:
-            raise UserError(f"set '{self.name}': no {talkers}-talker mixture within max_duration: "
-                            f"{self.config.max_duration} s in {_ATTEMPTS} draws; raise it or use shorter sources")
+        sources = self._conversation(chance, talkers) if self.config.conversation else self._sources(chance, talkers)
         onsets = [s.offset for s in sources]
         mixture = Mixture(mixture_id, self.config.rate, self._length(sources), tuple(sources), None, seed, 1.0,
                           overlap_share([(s.offset, s.offset + s.end - s.start) for s in sources]),
                           sum(b - a < self.config.tie for a, b in zip(onsets, onsets[1:])))
-        mixture = self._with_noise(mixture, chance)
-        return self._with_scale(mixture)
+        return self._with_noise(mixture, chance)
 
     def _sources(self, chance: Chance, talkers: int) -> list[Source]:
+        for _ in range(_ATTEMPTS):
+            sources = self._mixed(chance, talkers)
+            end = max(s.offset + s.end - s.start for s in sources)
+            if self.config.max_duration is None or end <= self.config.max_duration:
+                return sources
+        raise UserError(f"set '{self.name}': no {talkers}-talker mixture within max_duration: "
+                        f"{self.config.max_duration} s in {_ATTEMPTS} draws; raise it or use shorter sources")
+
+    def _mixed(self, chance: Chance, talkers: int) -> list[Source]:
         chosen = [chance.pick(of_speaker) for of_speaker in chance.sample(self.by_speaker, talkers)]
         onsets = draw_onsets(chance, [u.end - u.start for u in chosen], self.config)
         sources = []
         for utterance, onset in sorted(zip(chosen, onsets), key=lambda pair: pair[1]):
-            reverberate = bool(self.rirs) and chance.uniform(0, 1) < self.config.rir_probability
-            rir = chance.pick(self.rirs) if reverberate else None
-            source = Source(utterance.utt, utterance.spk, utterance.text, self.sources.wav[utterance.rec],
-                            utterance.start, utterance.end, onset, 1.0, rir, self.sources.channel(utterance.rec))
-            sources.append(replace(source, gain=self._gain(source, chance)))
+            source = self._source(utterance, onset, self._rir(chance))
+            sources.append(replace(source, gain=self._gain([source], chance)))
         return sources
 
-    def _gain(self, source: Source, chance: Chance) -> float:
+    def _conversation(self, chance: Chance, talkers: int) -> list[Source]:
+        """Draw the turns of a conversation; a speaker keeps his room and his level in all of them."""
+        turns = self._turns(chance, talkers)
+        rirs = [self._rir(chance) for _ in range(talkers)]
+        sources = [self._source(turn.utterance, turn.onset, rirs[turn.speaker]) for turn in turns]
+        gains = [self._gain([source for turn, source in zip(turns, sources) if turn.speaker == k], chance)
+                 for k in range(talkers)]
+        return [replace(source, gain=gains[turn.speaker]) for turn, source in zip(turns, sources)]
+
+    def _turns(self, chance: Chance, talkers: int) -> list[Turn]:
+        config = self.config
+        for _ in range(_ATTEMPTS):
+            chosen = chance.sample(self.pools, talkers)
+            if sum(pool.shortest + TICK for pool in chosen) <= config.duration:
+                steps = self._fitted(chance) if self._fitted else concatenated_steps(chance, talkers, config.gap)
+                return converse(chance, chosen, steps, config.duration)
+        raise UserError(f"set '{self.name}': in {_ATTEMPTS} draws of {talkers} speakers, one utterance of each was "
+                        f"never within duration: {config.duration} s; raise it or use shorter sources")
+
+    def _rir(self, chance: Chance) -> Optional[str]:
+        reverberate = bool(self.rirs) and chance.uniform(0, 1) < self.config.rir_probability
+        return chance.pick(self.rirs) if reverberate else None
+
+    def _source(self, utterance: Utterance, onset: float, rir: Optional[str]) -> Source:
+        return Source(utterance.utt, utterance.spk, utterance.text, self.sources.wav[utterance.rec], utterance.start,
+                      utterance.end, onset, 1.0, rir, self.sources.channel(utterance.rec))
+
+    def _gain(self, sources: Sequence[Source], chance: Chance) -> float:
+        """Draw the gain of a speaker, whose sources keep their levels relative to each other."""
         difference = chance.uniform(*self.config.level_db)
-        rms, _ = self._level(source)
-        if self.config.level is None or rms == 0:
+        if self.config.level is None:
+            return float(f"{10 ** (difference / 20):.6g}")
+        lengths = [source.num_samples(self.config.rate) for source in sources]
+        energy = sum(n * self._level(source)[0] ** 2 for n, source in zip(lengths, sources))
+        rms = self._level(sources[0])[0] if len(sources) == 1 else math.sqrt(energy / (sum(lengths) or 1))
+        if rms == 0:
             return float(f"{10 ** (difference / 20):.6g}")
         return float(f"{10 ** ((self.config.level + difference) / 20) / rms:.6g}")
 
@@ -106,33 +154,54 @@ class _Drawer:
 
     def _length(self, sources: Sequence[Source]) -> int:
         rate = self.config.rate
-        return max(round(s.offset * rate) + s.num_samples(rate)
-                   + (len(self.cache.impulse_response(s.rir, rate)) - 1 if s.rir else 0) for s in sources)
+        length = max(round(s.offset * rate) + s.num_samples(rate)
+                     + (len(self.cache.impulse_response(s.rir, rate)) - 1 if s.rir else 0) for s in sources)
+        # The reverberation of the last words may end with the conversation.
+        return length if self.config.duration is None else min(length, round(self.config.duration * rate))
 
     def _with_noise(self, mixture: Mixture, chance: Chance) -> Mixture:
-        if not self.noises or chance.uniform(0, 1) >= self.config.noise_probability:
+        """Add the noise that is drawn and the scale that is needed; the mixture is rendered once for both."""
+        noisy = bool(self.noises) and chance.uniform(0, 1) < self.config.noise_probability
+        if not noisy and self._cannot_clip(mixture):
             return mixture
-        wav = chance.pick(self.noises)
-        snr = round(chance.uniform(*self.config.snr), 2)
-        room = self.noise_seconds[wav] - mixture.num_samples / mixture.rate - 0.02
-        start = math.floor(100 * chance.uniform(0, room if room > 0 else self.noise_seconds[wav])) / 100
-        speech = float(np.mean(np.square(render_sum(mixture, self.cache), dtype=np.float64)))
-        stretch = self.cache.noise(wav, start, mixture.num_samples, mixture.rate)
-        power = float(np.mean(np.square(stretch, dtype=np.float64))) / FULL_SCALE ** 2
-        gain = math.sqrt(speech / power / 10 ** (snr / 10)) if power > 0 else 0.0
-        return replace(mixture, noise=Noise(wav, start, float(f"{gain:.6g}"), snr))
-
-    def _with_scale(self, mixture: Mixture) -> Mixture:
-        if mixture.noise is None and not any(s.rir for s in mixture.sources):
-            if sum(s.gain * self._level(s)[1] for s in mixture.sources) <= PEAK:
-                return mixture  # even if all peaks met, nothing would clip: no need to render
-        total = np.zeros(mixture.num_samples, dtype=np.float32)
-        peak = 0.0
-        for begin, signal in layers(mixture, self.cache):
-            peak = max(peak, float(np.max(np.abs(signal), initial=0.0)))
-            total[begin:begin + len(signal)] += signal
-        peak = max(peak, float(np.max(np.abs(total), initial=0.0))) / FULL_SCALE
+        speech, peak = self._rendered(mixture)
+        total = speech
+        if noisy:
+            wav = chance.pick(self.noises)
+            snr = round(chance.uniform(*self.config.snr), 2)
+            room = self.noise_seconds[wav] - mixture.num_samples / mixture.rate - 0.02
+            start = math.floor(100 * chance.uniform(0, room if room > 0 else self.noise_seconds[wav])) / 100
+            power = float(np.mean(np.square(speech * np.float32(1 / FULL_SCALE), dtype=np.float64)))
+            stretch = self.cache.noise(wav, start, mixture.num_samples, mixture.rate)
+            noise_power = float(np.mean(np.square(stretch, dtype=np.float64))) / FULL_SCALE ** 2
+            gain = math.sqrt(power / noise_power / 10 ** (snr / 10)) if noise_power > 0 else 0.0
+            mixture = replace(mixture, noise=Noise(wav, start, float(f"{gain:.6g}"), snr))
+            _, noise = next(layers(replace(mixture, sources=()), self.cache))
+            peak, total = max(peak, _peak(noise)), speech + noise
+        peak = max(peak, _peak(total)) / FULL_SCALE
         return mixture if peak <= PEAK else replace(mixture, scale=math.floor(PEAK / peak * 1e6) / 1e6)
+
+    def _cannot_clip(self, mixture: Mixture) -> bool:
+        """Say whether nothing would clip even if the peaks of all speakers met, so that there is no need to render."""
+        if any(s.rir for s in mixture.sources):
+            return False
+        peaks: dict[str, float] = defaultdict(float)
+        for s in mixture.sources:
+            peaks[s.spk] = max(peaks[s.spk], s.gain * self._level(s)[1])
+        return sum(peaks.values()) <= PEAK
+
+    def _rendered(self, mixture: Mixture) -> tuple[np.ndarray, float]:
+        """Return the sum of all sources on the 16-bit scale, and the highest peak of a single speaker."""
+        total = np.zeros(mixture.num_samples, dtype=np.float32)
+        alone = {spk: np.zeros(mixture.num_samples, dtype=np.float32) for spk in mixture.speakers}
+        for source, (begin, signal) in zip(mixture.sources, layers(mixture, self.cache)):
+            total[begin:begin + len(signal)] += signal
+            alone[source.spk][begin:begin + len(signal)] += signal
+        return total, max(_peak(signal) for signal in alone.values())
+
+
+def _peak(signal: np.ndarray) -> float:
+    return float(np.max(np.abs(signal), initial=0.0))
 
 
 def draw_onsets(chance: Chance, durations: Sequence[float], config: SimulationConfig) -> list[float]:
@@ -159,69 +228,8 @@ def overlap_share(spans: Iterable[tuple[float, float]]) -> float:
     >>> overlap_share([(0.0, 2.0), (1.0, 3.0)])
     0.3333
     """
-    events = sorted(event for start, end in spans for event in ((start, 1), (end, -1)))
-    speech = overlapped = 0.0
-    active, before = 0, 0.0
-    for time, change in events:
-        speech += (time - before) * (active > 0)
-        overlapped += (time - before) * (active > 1)
-        active, before = active + change, time
+    _, speech, overlapped = activity(spans)
     return round(overlapped / speech, 4) if speech else 0.0
-
-
-def write_set(mixtures: Iterable[Mixture], config: SimulationConfig, out: Pathlike) -> int:
-    """Write the data directory of a set: the manifest and its views; return the number of mixtures.
-
-    The audio of an earlier, different manifest is removed first, so that a later step cannot keep a stale file.
-    """
-    out = Path(out)
-    by_id = {m.id: m for m in mixtures}
-    table = {key: by_id[key].to_json() for key in sorted(by_id)}
-    text = "".join(line + "\n" for line in table.values())
-    manifest = out / MANIFEST
-    if not manifest.exists() or manifest.read_text(encoding="utf-8") != text:
-        shutil.rmtree(out / "audio", ignore_errors=True)
-    for stale in out.glob("*.scp"):
-        stale.unlink()
-    data = DataDir(out, {m.id: wav_entry(m, config, out) for m in by_id.values()}, mixture_utterances(by_id.values()),
-                   {m.id: m.num_samples / m.rate for m in by_id.values()},
-                   {"utt2num_spk": {m.id: str(len(m.speakers)) for m in by_id.values()}, MANIFEST: table,
-                    **_part_views(by_id.values(), config, out)})
-    data.write(out)
-    return len(by_id)
-
-
-def mixture_utterances(mixtures: Iterable[Mixture]) -> list[Utterance]:
-    """Return the utterances of mixtures: each source from its offset to the end of its dry stretch."""
-    utterances = []
-    for m in mixtures:
-        for s in m.sources:
-            start, end = s.offset, min(round(s.offset + s.end - s.start, 6), m.num_samples / m.rate)
-            utterances.append(Utterance(make_utt_id(s.spk, m.id, start, end), m.id, s.spk, start, end, s.text))
-    return utterances
-
-
-def wav_entry(mixture: Mixture, config: SimulationConfig, out: Path) -> str:
-    """Return the audio of a mixture as `wav.scp` says it: a file, or a pipe that renders it."""
-    if config.write:
-        return str(audio_path(out, "mix", mixture.id))
-    return render_command(out / MANIFEST, mixture.id)
-
-
-def audio_path(out: Path, part: str, mixture_id: str) -> Path:
-    """Return where a part (``mix``, ``spk1`` …, ``noise1``) of a mixture is written."""
-    return out / "audio" / part / f"{mixture_id}.flac"
-
-
-def _part_views(mixtures: Iterable[Mixture], config: SimulationConfig, out: Path) -> dict[str, dict[str, str]]:
-    views: dict[str, dict[str, str]] = defaultdict(dict)
-    if config.write and config.write_sources:
-        for m in mixtures:
-            for k in range(1, len(m.speakers) + 1):
-                views[f"spk{k}.scp"][m.id] = str(audio_path(out, f"spk{k}", m.id))
-            if m.noise is not None:
-                views["noise1.scp"][m.id] = str(audio_path(out, "noise1", m.id))
-    return dict(views)
 
 
 def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
@@ -240,10 +248,63 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
         if (out / "wav.scp").exists() and not (out / MANIFEST).exists():
             raise at(out, None, "is a data directory that was not simulated; it is not overwritten",
                      "give the set another name in the configuration")
-        source_dir = DataDir.read(Path(data_dir) / config.source)
-        drawn = progress(draw_mixtures(source_dir, config, name), f"drawing {name}", sum(config.num_mixtures.values()))
-        numbers[name] = write_set(drawn, config, out)
+        statistics = _statistics(config, data_dir) if config.conversation == STATISTICS else None
+        drawn = draw_mixtures(read_sources(data_dir, config.sources), config, name, statistics)
+        numbers[name] = write_set(progress(drawn, f"drawing {name}", sum(config.num_mixtures.values())), config, out)
+        if config.conversation:
+            write_report(config, statistics, out)
     return numbers
+
+
+def read_sources(data_dir: Pathlike, names: Sequence[str]) -> DataDir:
+    """Read a directory of sources; of several, the names of recordings and speakers begin with the directory's.
+
+    Raises:
+        UserError: one of them is not there; the message says what makes it.
+    """
+    read = []
+    for name in names:
+        if not (Path(data_dir) / name).is_dir():
+            corpus = next((v for prefix, v in _VARIABLES.items() if name.startswith(prefix)), None)
+            where = f" with {corpus} set in db.sh" if corpus else ", where db.sh says where the corpus is"
+            raise at(Path(data_dir) / name, None, "no such data directory", f"stage 1 makes it{where}"
+                     + (", or take it out of 'source' in conf/simulate.yaml" if len(names) > 1 else ""))
+        read.append(DataDir.read(Path(data_dir) / name))
+    if len(read) == 1:
+        return read[0]
+    wav: dict[str, str] = {}
+    channel: dict[str, str] = {}
+    utterances: list[Utterance] = []
+    for name, source in zip(names, read):
+        prefix = f"{Path(name).name}_"
+        wav |= {prefix + rec: entry for rec, entry in source.wav.items()}
+        channel |= {prefix + rec: value for rec, value in source.extra.get("channel", {}).items()}
+        utterances += [replace(u, rec=prefix + u.rec, spk=prefix + u.spk) for u in source.utterances]
+    return DataDir(Path(data_dir), wav, utterances, extra={"channel": channel})
+
+
+def _statistics(config: SimulationConfig, data_dir: Pathlike) -> TurnStatistics:
+    beside = Path(data_dir) / str(config.statistics)
+    return read_statistics(beside if beside.exists() else str(config.statistics)).limited(config.max_gap)
+
+
+def write_report(config: SimulationConfig, statistics: Optional[TurnStatistics], out: Pathlike) -> dict:
+    """Write and return what the conversations of a set should be like (``target``) and are like (``achieved``)."""
+    if statistics is not None:
+        target = statistics.summary()
+        target["speech_per_conversation"] = round(target["speech_share"] * config.duration, 4)
+    else:
+        total = sum(config.num_mixtures.values()) or 1
+        mean = round(sum(config.gap) / 2, 4)
+        target = {"overlap_share": 0.0, "overlap_at_change": 0.0, "other_pause_mean": mean, "other_pause_median": mean,
+                  "same_pause_mean": mean, "same_pause_median": mean,
+                  "same_speaker": round(sum(n / k for k, n in config.num_mixtures.items()) / total, 4)}
+    achieved = TurnStatistics.of(read_conversations(out))
+    report = {"conversations": achieved.conversations, "turns": achieved.turns,
+              "hours": round(achieved.seconds / 3600, 4), "target": target, "achieved": achieved.summary()}
+    with atomic_open(Path(out) / REPORT) as f:
+        f.write(json.dumps(report, indent=2) + "\n")
+    return report
 
 
 def _entries(scp: Optional[str]) -> list[str]:
