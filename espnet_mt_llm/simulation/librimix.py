@@ -14,7 +14,7 @@ The rules are those of ``create_librimix_from_metadata.py`` and ``augment_train_
 Exact: all of it, with the installed scipy; noise that the official script has made faster or slower; noise that
 :func:`change_speed` makes with ``sox``, the program of that script. Not exact: :func:`change_speed` with ``soxr``, the
 same resampler with a slightly wider transition band; it differs in the top tenth of the spectrum alone, which for room
-noise is a step of 16 bits in a few samples of a hundred.
+noise is a step of 16 bits in one of ten samples, and a few steps where a recording begins or ends abruptly.
 """
 
 import subprocess
