@@ -36,10 +36,11 @@ ALIMEETING = (
     ("Test", "R8002_M8002", "MS802", "R8001_M8004", 1, 9001, "N_{spk}", "c1"),
     ("Test", "R8009_M8020", "MS810", "R8007_M8010", 1, 9015, "N_{spk}", "c1"),
 )
-# Part, session, real session and number of its piece. 20200622_M_R002S07C01 is one of the two whose ends disagree.
+# Part, session, real session and number of its piece. The second of train_L and the first of train_M are in the recipe's
+# dev set; the TextGrid of the second of train_M is one of the two whose ends disagree.
 AISHELL4 = (
     ("train_L", "20200706_L_R001S01C01", "L_R003S01C02", 1),
-    ("train_L", "20200707_L_R001S03C01", "L_R003S02C02", 0),
+    ("train_L", "20200709_L_R002S01C01", "L_R003S02C02", 0),
     ("train_M", "20200620_M_R002S06C01", "M_R003S02C01", 0),
     ("train_M", "20200622_M_R002S07C01", "M_R003S01C01", 0),
     ("train_S", "20200623_S_R001S01C01", "S_R003S02C01", 0),
@@ -129,12 +130,10 @@ def aishell4(root: Path, real: Path) -> Truth:
         piece = piece.as_session(session, {s: s for s in piece.speakers})
         truth.setdefault(part, []).extend(piece.segments)
         notes = root / part / "TextGrid" / session
-        ends = {}
-        if session == INCONSISTENT:  # one tier ends before its last words, another after the file
-            last = max(piece.segments, key=lambda s: s["end_time"])
-            ends = {last["speaker"]: last["end_time"] - 0.5, piece.speakers[0]: piece.seconds + 82.944}
-            assert len(ends) == 2, "the last words are another's"
-        textgrid(notes.with_suffix(".TextGrid"), {spk: tier(piece, spk) for spk in piece.speakers}, piece.seconds, ends)
+        end, ends = piece.seconds, {}
+        if session == INCONSISTENT:  # its tiers end 83 seconds before the file says it does
+            end, ends = piece.seconds + 82.944, {spk: piece.seconds for spk in piece.speakers}
+        textgrid(notes.with_suffix(".TextGrid"), {spk: tier(piece, spk) for spk in piece.speakers}, end, ends)
         write_rttm(notes.with_suffix(".rttm"), piece.segments)
         write(root / part / "wav" / f"{session}.flac", record(list(say_piece(piece).values()), 8, session))
     for part in sorted(truth):
@@ -148,7 +147,7 @@ def aishell5(root: Path, real: Path, names: str = "readme") -> Truth:
 
     Args:
         names: ``readme`` (dev, eval_track1 …; a TextGrid for each headset) or ``archives`` (Dev, Eval1 …; headsets in
-            train alone, elsewhere ``DX01C01.TextGrid`` with a tier for each speaker).
+            train alone, elsewhere ``DX0xC01.TextGrid`` with a tier for each speaker, the same four times).
     """
     truth: Truth = {}
     for folder, archive, session, zone, source, number in AISHELL5:
@@ -169,7 +168,8 @@ def aishell5(root: Path, real: Path, names: str = "readme") -> Truth:
                 if folder in ("train", "dev"):
                     write(near.with_suffix(".wav"), record([tracks[spk]], 1, str(near.relative_to(root)))[:, 0])
         else:
-            textgrid(into / "DX01C01.TextGrid", tiers, piece.seconds, gaps=folder != "eval_track1")
+            for seat in range(1, 5):
+                textgrid(into / f"DX{seat:02d}C01.TextGrid", tiers, piece.seconds, gaps=folder != "eval_track1")
         _write_seats(into, tracks, seats, f"{folder} {session}")
     _write_car_noise(root / "noise", real)
     return truth
@@ -202,10 +202,10 @@ def _write_seats(into: Path, tracks: Mapping[str, np.ndarray], seats: Mapping[st
 
 
 def _write_car_noise(into: Path, real: Path) -> None:
-    for session in ("001", "002"):
+    for number, scene in enumerate(("A1", "M1")):
         for seat in range(1, 5):
-            samples = _noise(real, 4 * int(session) + seat, 10 * RATE)
-            write(into / session / f"DX{seat:02d}C01.wav", samples)
+            samples = _noise(real, 4 * number + seat, 10 * RATE)
+            write(into / scene / f"noise_DX{seat:02d}C01.wav", samples)
 
 
 def _noise(real: Path, number: int, length: int) -> np.ndarray:
