@@ -1,9 +1,12 @@
 """Cut the sessions of a data dir into clips: data/<set> becomes dump/<set>."""
 
 import argparse
+from pathlib import Path
 
 from espnet_mt_llm.common import command
-from espnet_mt_llm.datadir.clips import POLICIES, make_clips
+from espnet_mt_llm.datadir.clip_policies import POLICIES
+from espnet_mt_llm.datadir.clips import STATISTICS, make_clips
+from espnet_mt_llm.datadir.statistics import Statistics, table
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -13,6 +16,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out_dir", required=True, help="dump directory to write")
     parser.add_argument("--policy", default="whole", choices=sorted(POLICIES), help="how sessions are cut")
     parser.add_argument("--max_clip", type=float, default=50.0, help="longest clip in seconds")
+    parser.add_argument("--min_clip", type=float, default=40.0, help="shortest clip of random_40_50 in seconds")
+    parser.add_argument("--seed", type=int, default=0, help="of the cuts of random_40_50")
     parser.add_argument("--rate", type=int, default=16000, help="samples per second; other rates are resampled")
     parser.add_argument("--job", type=int, default=1, help="which part to make, from 1")
     parser.add_argument("--num_jobs", type=int, default=1, help="with more than one job, run merge_clips afterwards")
@@ -23,9 +28,13 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the command."""
     args = vars(get_parser().parse_args())
+    out = Path(args["out_dir"])
     clips = make_clips(args.pop("data_dir"), args.pop("out_dir"), **args)
-    hours = sum(clip.end - clip.start for clip in clips) / 3600
-    print(f"{len(clips)} clips, {hours:.2f} hours")
+    if args["num_jobs"] == 1:
+        print(table({out.name: Statistics.read(out / STATISTICS)}))
+    else:
+        hours = sum(clip.end - clip.start for clip in clips) / 3600
+        print(f"{len(clips)} clips, {hours:.2f} hours")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Put together the parts that several jobs of make_clips wrote."""
 
 import argparse
+from pathlib import Path
 
 from espnet_mt_llm.common import command
-from espnet_mt_llm.datadir.clips import merge_clips
+from espnet_mt_llm.datadir.clips import STATISTICS, merge_clips
+from espnet_mt_llm.datadir.statistics import Statistics, table
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -17,7 +19,10 @@ def get_parser() -> argparse.ArgumentParser:
 @command
 def main() -> None:
     """Run the command."""
-    merge_clips(**vars(get_parser().parse_args()))
+    args = get_parser().parse_args()
+    merge_clips(args.out_dir, args.num_jobs)
+    out = Path(args.out_dir)
+    print(table({out.name: Statistics.read(out / STATISTICS)}))
 
 
 if __name__ == "__main__":

@@ -88,10 +88,7 @@ def read_audio(
             several channels and none chosen.
     """
     with AudioReader(entry, channel) as reader:
-        samples = reader.read(*reader.span(start, end))
-    if samples.dtype == np.int16:
-        samples = np.multiply(samples, _SCALE, dtype=np.float32)
-    return samples, reader.info.rate
+        return to_float32(reader.read(*reader.span(start, end))), reader.info.rate
 
 
 class AudioReader:
@@ -245,6 +242,11 @@ def write_audio(path: Pathlike, samples: np.ndarray, rate: int) -> None:
     soundfile.write(buffer, to_int16(samples, path), rate, format=form, subtype="PCM_16")
     with atomic_open(path, "wb") as f:
         f.write(buffer.getbuffer())
+
+
+def to_float32(samples: np.ndarray) -> np.ndarray:
+    """Scale int16 samples to [-1, 1), exactly; float32 stays as it is."""
+    return np.multiply(samples, _SCALE, dtype=np.float32) if samples.dtype == np.int16 else samples
 
 
 def to_int16(samples: np.ndarray, name: Pathlike = "audio") -> np.ndarray:

@@ -5,14 +5,16 @@ import logging
 import math
 import os
 import shutil
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Iterable, Mapping, Sequence
+from typing import Iterable, Mapping
 
 import numpy as np
 
-from espnet_mt_llm.common import Pathlike, UserError, at, nearest, progress
-from espnet_mt_llm.datadir.audio import AudioInfo, info, is_pipe, read_audio, write_audio
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, nearest, progress
+from espnet_mt_llm.datadir.audio import AudioInfo, AudioReader, check_channel, info, is_pipe, to_float32, write_audio
+from espnet_mt_llm.datadir.clip_policies import POLICIES, Rules
 from espnet_mt_llm.datadir.kaldi import (
     OVERSHOOT,
     DataDir,
@@ -25,12 +27,13 @@ from espnet_mt_llm.datadir.kaldi import (
     write_map,
     write_table,
 )
+from espnet_mt_llm.datadir.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
-Span = tuple[float, float]
-# Silence kept on both sides of a group, where there is that much: encoders see the onset of the first word.
-_MARGIN = 0.25
+STATISTICS = "statistics.json"
+# Lengths are differences of times: seconds that are less than a sample are no excess.
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -44,64 +47,14 @@ class Clip:
     utterances: list[Utterance]
 
 
-def whole(utterances: Sequence[Utterance], duration: float, max_clip: float) -> list[Span]:
-    """Take the recording as one clip.
-
-    Raises:
-        UserError: the recording is longer than ``max_clip`` seconds.
-    """
-    if duration > max_clip:
-        raise UserError(
-            f"lasts {duration:.1f} s, more than the {max_clip:g} s of a clip; cut it: --policy utterance_group, "
-            "or allow it: --max_clip"
-        )
-    return [(0.0, duration)]
-
-
-def utterance_group(utterances: Sequence[Utterance], duration: float, max_clip: float) -> list[Span]:
-    """Join consecutive utterances up to ``max_clip`` seconds; cut only where nobody speaks.
-
-    Utterances that overlap form an island, which is never cut: one that is longer than ``max_clip`` becomes a clip of
-    its own. A cut lies in the middle of a pause, at most a quarter of a second from the speech.
-    """
-    islands: list[list[float]] = []
-    for u in sorted(utterances, key=lambda u: (u.start, u.end)):
-        if islands and u.start < islands[-1][1]:
-            islands[-1][1] = max(islands[-1][1], u.end)
-        else:
-            islands.append([u.start, u.end])
-    # Each island may grow by half of the pause beside it; whole centiseconds, so that clip ids say the exact times.
-    grown = []
-    for i, (start, end) in enumerate(islands):
-        before = (start - islands[i - 1][1]) / 2 if i else start
-        after = (islands[i + 1][0] - end) / 2 if i + 1 < len(islands) else duration - end
-        first = math.ceil((start - min(before, _MARGIN)) * 100 - 1e-6) / 100
-        last = math.floor((end + min(after, _MARGIN)) * 100 + 1e-6) / 100
-        span = (min(first, start), min(max(last, end), duration))
-        grown.append(span if span[1] - span[0] <= max_clip else (start, min(end, duration)))
-    groups: list[Span] = []
-    for start, end in grown:
-        if groups and end - groups[-1][0] <= max_clip:
-            groups[-1] = (groups[-1][0], end)
-        else:
-            groups.append((start, end))
-    return groups
-
-
-# How sessions are cut. A policy gets the utterances of one recording, its seconds and the longest clip, and returns
-# spans in the order of time that do not overlap and go through no utterance.
-POLICIES: dict[str, Callable[[Sequence[Utterance], float, float], list[Span]]] = {
-    "whole": whole,
-    "utterance_group": utterance_group,
-}
-
-
 def make_clips(
     data_dir: Pathlike,
     out_dir: Pathlike,
     *,
     policy: str = "whole",
     max_clip: float = 50.0,
+    min_clip: float = 40.0,
+    seed: int = 0,
     rate: int = 16000,
     job: int = 1,
     num_jobs: int = 1,
@@ -109,15 +62,21 @@ def make_clips(
     """Cut the sessions of ``data_dir`` and write a dump dir.
 
     A clip that is a whole mono recording at ``rate`` is referenced; every other one is written, resampled, as
-    ``<out_dir>/audio/<clip>.flac``, together with its clean sources (``spk1.scp`` …). Audio that an earlier run left
-    there is kept when it is newer than its source.
+    ``<out_dir>/audio/<clip>.flac``, together with its clean sources (``spk1.scp`` …). Of a recording with several
+    channels the one that the file ``channel`` names is taken; each recording is read once, from begin to end. Audio
+    that an earlier run left there is kept when it is newer than its source. A clip in which nobody speaks is left out;
+    ``statistics.json`` says what came out.
 
     Args:
+        policy: one of ``POLICIES``.
+        max_clip, min_clip: seconds; the shortest length is for ``random_40_50`` alone.
+        seed: of that policy's random cuts, which depend on it and the recording's id and nothing else.
+        rate: samples per second of the clips.
         job, num_jobs: make every ``num_jobs``-th recording, begin with the ``job``-th (from 1); with more than one job,
             :func:`merge_clips` puts the parts together.
 
     Raises:
-        UserError: audio that cannot be used, an utterance beyond the end, or what the policy refuses.
+        UserError: audio that cannot be used, an utterance beyond the end, what the policy refuses, or no clip at all.
     """
     if policy not in POLICIES:
         raise UserError(f"unknown policy '{policy}'; {nearest(policy, POLICIES)}")
@@ -130,13 +89,22 @@ def make_clips(
         if u.rec in by_rec:
             by_rec[u.rec].append(u)
     clips: list[Clip] = []
+    total = Statistics.zero()
     tables: dict[str, dict[str, str]] = {name: {} for name in _names(source)}
     for rec, utterances in progress(by_rec.items(), f"clips of {data.path.name}", len(by_rec)):
-        for clip in _cut(data, rec, utterances, source.info(rec).duration, policy, max_clip):
-            for name, value in _lines(clip, source).items():
-                tables[name][clip.id] = value
-            clips.append(clip)
-    _write(out if num_jobs == 1 else out / "jobs" / f"{job}of{num_jobs}", tables)
+        with _Recording(source, rec) as recording:
+            duration = recording.info.duration
+            rules = Rules(max_clip, min_clip, Chance(seed, rec))
+            made = _cut(data, rec, _within(data, rec, utterances, duration), duration, policy, rules)
+            total += _statistics(made, utterances, duration, max_clip)
+            for clip in made:
+                for name, value in _lines(clip, recording).items():
+                    tables[name][clip.id] = value
+        clips += made
+    if num_jobs == 1:
+        _finish(out, tables, total)
+    else:
+        _write(out / "jobs" / f"{job}of{num_jobs}", tables, total)
     return clips
 
 
@@ -148,14 +116,16 @@ def merge_clips(out_dir: Pathlike, num_jobs: int) -> None:
     """
     out = Path(out_dir)
     tables: dict[str, dict[str, str]] = {}
+    total = Statistics.zero()
     for job in range(1, num_jobs + 1):
         part = out / "jobs" / f"{job}of{num_jobs}"
         if not (part / "wav.scp").exists():
             raise at(part, None, "this job has not finished", f"run make_clips with --job {job} --num_jobs {num_jobs}")
+        total += Statistics.read(part / STATISTICS)
         for f in sorted(part.iterdir()):
-            if f.name != "spk2utt":
+            if key_of(f.name) and f.name != "spk2utt":
                 tables.setdefault(f.name, {}).update(read_table(f))
-    _write(out, tables)
+    _finish(out, tables, total)
     shutil.rmtree(out / "jobs")
 
 
@@ -192,21 +162,64 @@ class _Source:
         """Return the maps of clean sources by file name, the mixture itself first."""
         return {"wav.scp": self.data.wav, **{n: table for n, table in self.data.extra.items() if is_signal(n)}}
 
-    def info(self, rec: str) -> AudioInfo:
-        """Look at the header; a mixture that is made on the fly is described by its manifest and not rendered."""
-        if rec in self.manifest and is_pipe(self.data.wav[rec]):
-            mixture = json.loads(self.manifest[rec])
-            return AudioInfo(mixture["rate"], 1, mixture["num_samples"])
-        found = info(self.data.wav[rec])
-        if found.channels != 1:
-            read_audio(self.data.wav[rec])  # raises, and says how to choose a channel
-        return found
+
+@dataclass
+class _Recording:
+    """One recording and its clean sources; each file is opened when it is needed, and read once."""
+
+    source: _Source
+    rec: str
+    info: AudioInfo = field(init=False)
+    _readers: dict[str, AudioReader] = field(default_factory=dict)
+    _opened: ExitStack = field(default_factory=ExitStack)
+
+    def __post_init__(self) -> None:
+        entry, channel = self.source.data.wav[self.rec], self.source.data.channel(self.rec)
+        if self.rec in self.source.manifest and is_pipe(entry):
+            # A mixture that is made on the fly is described by its manifest and not rendered.
+            mixture = json.loads(self.source.manifest[self.rec])
+            self.info = AudioInfo(mixture["rate"], 1, mixture["num_samples"])
+        else:
+            self.info = info(entry)
+        check_channel(self.info, channel, entry)
+
+    def __enter__(self) -> "_Recording":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    @property
+    def entries(self) -> dict[str, str]:
+        """Return where the signals are, by the name of their map."""
+        return {name: table[self.rec] for name, table in self.source.signals.items() if self.rec in table}
 
     def referenced(self, clip: Clip) -> bool:
         """Say whether the recording itself can serve as the clip's audio."""
-        entry = self.data.wav[clip.rec]
-        usable = not is_pipe(entry) or clip.rec in self.manifest
-        return clip.id == clip.rec and usable and self.info(clip.rec).rate == self.rate
+        usable = not is_pipe(self.source.data.wav[self.rec]) or self.rec in self.source.manifest
+        as_wanted = self.info.rate == self.source.rate and self.info.channels == 1
+        return (clip.start, clip.end) == (0.0, self.info.duration) and usable and as_wanted
+
+    def read(self, name: str, first: int, last: int) -> np.ndarray:
+        """Read a span (N,) of a signal, given in samples of the recording, at the rate that is wanted."""
+        if name not in self._readers:
+            channel = self.source.data.channel(self.rec) if name == "wav.scp" else None
+            self._readers[name] = self._opened.enter_context(AudioReader(self.entries[name], channel))
+        reader, rate, wanted = self._readers[name], self.info.rate, self.source.rate
+        if reader.info.rate != rate:
+            raise at(
+                self.entries[name],
+                None,
+                f"has {reader.info.rate} Hz, its mixture {rate} Hz",
+                "make the source signals again (stage 2)",
+            )
+        samples = reader.read(*reader.span(first / rate, last / rate))
+        if rate == wanted:
+            return samples
+        from scipy.signal import resample_poly
+
+        common = math.gcd(rate, wanted)
+        return resample_poly(to_float32(samples), wanted // common, rate // common).astype(np.float32)
 
 
 def _names(source: _Source) -> list[str]:
@@ -215,9 +228,9 @@ def _names(source: _Source) -> list[str]:
     return names + (["mixtures.jsonl"] if source.manifest else [])
 
 
-def _cut(
-    data: DataDir, rec: str, utterances: list[Utterance], duration: float, policy: str, max_clip: float
-) -> Iterable[Clip]:
+def _within(data: DataDir, rec: str, utterances: Iterable[Utterance], duration: float) -> list[Utterance]:
+    """Let utterances end where the recording does; refuse those that lie beyond it."""
+    within = []
     for u in utterances:
         if u.start >= duration or u.end > duration + OVERSHOOT:
             raise at(
@@ -226,36 +239,63 @@ def _cut(
                 f"'{u.utt}' ends at {u.end:g} s but '{rec}' at {duration:g} s",
                 f"repair: utils/fix_data_dir.sh {data.path}",
             )
+        within.append(u if u.end <= duration else replace(u, end=duration))
+    return within
+
+
+def _cut(
+    data: DataDir, rec: str, utterances: list[Utterance], duration: float, policy: str, rules: Rules
+) -> list[Clip]:
+    """Apply a policy to a recording, and name the clips that have speech."""
     try:
-        spans = POLICIES[policy](utterances, duration, max_clip)
+        cuts = POLICIES[policy](utterances, duration, rules)
     except UserError as e:
         raise at(data.path, None, f"the recording '{rec}' {e}") from None
-    for start, end in spans:
-        if end - start > max_clip:
-            log.warning(
-                "%s: %s from %.2f to %.2f s is a clip of %.1f s: people overlap all the time, there is no pause "
-                "to cut at within %g s",
-                data.path,
-                rec,
-                start,
-                end,
-                end - start,
-                max_clip,
+    clips: dict[str, Clip] = {}
+    for cut in cuts:
+        if not cut.utterances:
+            continue
+        length, whole = cut.end - cut.start, (cut.start, cut.end) == (0.0, duration)
+        if length > rules.max_clip + _TOLERANCE:
+            why = "an utterance lasts so long" if policy == "oracle_segments" else (
+                f"people overlap all the time, there is no pause to cut at within {rules.max_clip:g} s"
             )
-        inside = [u for u in utterances if start <= u.start < end]
-        name = rec if (start, end) == (0.0, duration) else f"{rec}-{round(start * 100):07d}-{round(end * 100):07d}"
-        yield Clip(name, rec, start, end, inside)
+            log.warning(
+                "%s: %s from %.2f to %.2f s is a clip of %.1f s: %s", data.path, rec, cut.start, cut.end, length, why
+            )
+        name = rec if whole else f"{rec}-{round(cut.start * 100):07d}-{round(cut.end * 100):07d}"
+        # Two speakers (or, to the hundredth of a second, one of them twice) may begin and end together.
+        if name in clips:
+            name = f"{name}-{cut.utterances[0].spk}"
+        while name in clips:
+            name += ".2"
+        clips[name] = Clip(name, rec, cut.start, cut.end, cut.utterances)
+    return list(clips.values())
 
 
-def _lines(clip: Clip, source: _Source) -> dict[str, str]:
+def _statistics(clips: list[Clip], utterances: list[Utterance], duration: float, max_clip: float) -> Statistics:
+    """Sum up the clips of a recording."""
+    total, covered, reach = Statistics.zero(), 0.0, 0.0
+    for clip in clips:
+        length = clip.end - clip.start
+        too_long = int(length > max_clip + _TOLERANCE)
+        total += replace(Statistics.of(clip.utterances, length, clip.start), too_long=too_long)
+        # Clips of single utterances overlap.
+        covered += max(0.0, clip.end - max(clip.start, reach))
+        reach = max(reach, clip.end)
+    split = sum(len(clip.utterances) for clip in clips) - len(utterances)
+    return total + Statistics(split=split, left_out=round(duration - covered, 6))
+
+
+def _lines(clip: Clip, recording: _Recording) -> dict[str, str]:
     """Return the clip's value for each map; writes the audio where the recording cannot be referenced."""
-    if source.referenced(clip):
-        samples = source.info(clip.rec).frames
-        values = {name: table[clip.rec] for name, table in source.signals.items() if clip.rec in table}
+    source = recording.source
+    if recording.referenced(clip):
+        samples, values = recording.info.frames, recording.entries
         if clip.rec in source.manifest:
             values["mixtures.jsonl"] = source.manifest[clip.rec]
     else:
-        samples, values = _write_signals(clip, source)
+        samples, values = _write_signals(clip, recording)
     return {
         **values,
         "utt2spk": clip.id,
@@ -266,40 +306,28 @@ def _lines(clip: Clip, source: _Source) -> dict[str, str]:
     }
 
 
-def _write_signals(clip: Clip, source: _Source) -> tuple[int, dict[str, str]]:
+def _write_signals(clip: Clip, recording: _Recording) -> tuple[int, dict[str, str]]:
     """Cut, resample and write the clip and its clean sources; return the number of samples, and the paths by map."""
-    found = source.info(clip.rec)
+    source, found, entries = recording.source, recording.info, recording.entries
     first, last = round(clip.start * found.rate), min(round(clip.end * found.rate), found.frames)
     samples = -(-(last - first) * source.rate // found.rate)
-    entries = {name: table[clip.rec] for name, table in source.signals.items() if clip.rec in table}
     paths = {
         name: source.out / "audio" / (f"{clip.id}.flac" if name == "wav.scp" else f"{Path(name).stem}/{clip.id}.flac")
         for name in entries
     }
     if not all(_fresh(paths[name], entries[name], source, samples) for name in entries):
-        signals = {
-            name: _resampled(entry, first / found.rate, last / found.rate, found.rate, source.rate)
-            for name, entry in entries.items()
-        }
-        peak = max(float(np.abs(signal).max(initial=0.0)) for signal in signals.values())
+        signals = {name: recording.read(name, first, last) for name in entries}
+        peak = max(_peak(signal) for signal in signals.values())
         if peak > 1:
             log.warning("%s: scaled by %.4f, because resampling went beyond full scale", clip.id, 1 / peak)
         for name, signal in signals.items():
-            write_audio(paths[name], signal / peak if peak > 1 else signal, source.rate)
+            write_audio(paths[name], to_float32(signal) / peak if peak > 1 else signal, source.rate)
     return samples, {name: str(path) for name, path in paths.items()}
 
 
-def _resampled(entry: str, start: float, end: float, found: int, wanted: int) -> np.ndarray:
-    """Read a span (N,) of a file of ``found`` Hz, at ``wanted`` Hz."""
-    samples, rate = read_audio(entry, start, end)
-    if rate != found:
-        raise at(entry, None, f"has {rate} Hz, its mixture {found} Hz", "make the source signals again (stage 2)")
-    if rate == wanted:
-        return samples
-    from scipy.signal import resample_poly
-
-    common = math.gcd(rate, wanted)
-    return resample_poly(samples, wanted // common, rate // common).astype(np.float32)
+def _peak(signal: np.ndarray) -> float:
+    """Return the largest magnitude in full scales; 16-bit samples are never beyond one."""
+    return 1.0 if signal.dtype == np.int16 else float(np.abs(signal).max(initial=0.0))
 
 
 def _fresh(path: Path, entry: str, source: _Source, samples: int) -> bool:
@@ -307,7 +335,8 @@ def _fresh(path: Path, entry: str, source: _Source, samples: int) -> bool:
     if is_pipe(entry) or not path.exists():
         return False
     written = path.stat().st_mtime
-    if max(os.path.getmtime(f) for f in (entry, source.data.path / "wav.scp") if os.path.exists(f)) > written:
+    origins = (entry, source.data.path / "wav.scp", source.data.path / "channel")
+    if max(os.path.getmtime(f) for f in origins if os.path.exists(f)) > written:
         return False
     try:
         return info(path) == AudioInfo(source.rate, 1, samples)
@@ -315,12 +344,20 @@ def _fresh(path: Path, entry: str, source: _Source, samples: int) -> bool:
         return False
 
 
-def _write(out: Path, tables: dict[str, dict[str, str]]) -> None:
-    """Write the maps; ``wav.scp`` last, because it says that the others are there."""
+def _finish(out: Path, tables: dict[str, dict[str, str]], statistics: Statistics) -> None:
+    """Write the dump dir, if there is anything to write."""
+    if not tables["utt2spk"]:
+        raise at(out, None, "there is no clip in which somebody speaks", "look at the segments of the data directory")
+    _write(out, tables, statistics)
+
+
+def _write(out: Path, tables: dict[str, dict[str, str]], statistics: Statistics) -> None:
+    """Write the statistics and the maps; ``wav.scp`` last, because it says that the others are there."""
     utt2spk = tables["utt2spk"]
     for old in out.iterdir() if out.is_dir() else ():
         if old.is_file() and key_of(old.name) and old.name not in tables:
             old.unlink()
+    statistics.write(out / STATISTICS)
     write_map(out / "spk2utt", spk2utt_of(utt2spk))
     for name in sorted(tables, key=lambda n: n == "wav.scp"):
         write_table(out / name, tables[name])

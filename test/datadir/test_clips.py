@@ -11,7 +11,8 @@ from scipy.signal import resample_poly
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import info, read_audio, write_audio
-from espnet_mt_llm.datadir.clips import make_clips, merge_clips, utterance_group, whole
+from espnet_mt_llm.datadir.clip_policies import Rules, utterance_group, whole
+from espnet_mt_llm.datadir.clips import make_clips, merge_clips
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map, write_map
 
 SPANS = st.lists(st.tuples(st.integers(0, 20000), st.integers(1, 1500)), min_size=1, max_size=30)
@@ -25,7 +26,9 @@ def files(path):
 def test_groups_cover_every_utterance_and_cut_none(spans, max_clip):
     utterances = [Utterance(str(i), "r", "s", a / 100, (a + n) / 100, "") for i, (a, n) in enumerate(spans)]
     duration = max(u.end for u in utterances) + 0.005
-    groups = utterance_group(utterances, duration, max_clip)
+    cuts = utterance_group(utterances, duration, Rules(max_clip))
+    groups = [(cut.start, cut.end) for cut in cuts]
+    assert sorted(u.utt for cut in cuts for u in cut.utterances) == sorted(u.utt for u in utterances)
     assert groups == sorted(groups) and groups[0][0] >= 0 and groups[-1][1] <= duration
     assert all(a[1] <= b[0] for a, b in zip(groups, groups[1:]))
     for u in utterances:
@@ -41,9 +44,13 @@ def test_groups_cover_every_utterance_and_cut_none(spans, max_clip):
 
 def test_a_cut_lies_in_the_middle_of_a_pause():
     utterances = [Utterance("a", "r", "s", 1.0, 3.0, ""), Utterance("b", "r", "s", 3.2, 5.0, "")]
-    assert utterance_group(utterances, 10.0, 3.0) == [(0.75, 3.1), (3.1, 5.25)]
-    assert utterance_group(utterances, 10.0, 5.0) == [(0.75, 5.25)]
-    assert whole(utterances, 10.0, 10.0) == [(0.0, 10.0)]
+    first, second = utterance_group(utterances, 10.0, Rules(3.0))
+    assert (first.start, first.end) == (0.75, 3.1) and first.utterances == utterances[:1]
+    assert (second.start, second.end) == (3.1, 5.25) and second.utterances == utterances[1:]
+    (both,) = utterance_group(utterances, 10.0, Rules(5.0))
+    assert (both.start, both.end) == (0.75, 5.25)
+    (everything,) = whole(utterances, 10.0, Rules(10.0))
+    assert (everything.start, everything.end, everything.utterances) == (0.0, 10.0, utterances)
 
 
 def test_whole_recordings_are_referenced(data_dir, tmp_path):
@@ -191,7 +198,7 @@ def test_stereo_is_refused(data_dir, tmp_path):
     import soundfile
 
     soundfile.write(data_dir.parent / "raw" / "A.wav", np.zeros((80000, 2)), 16000)
-    with pytest.raises(UserError, match="has 2 channels, one is expected"):
+    with pytest.raises(UserError, match="has 2 channels and none is chosen; name one"):
         make_clips(data_dir, tmp_path / "dump")
 
 
