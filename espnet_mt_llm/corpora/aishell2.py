@@ -18,7 +18,7 @@ from pathlib import Path
 
 from espnet_mt_llm.common import Pathlike, at
 from espnet_mt_llm.corpora import sources
-from espnet_mt_llm.corpora.meetings import SetSummary, table, words_of
+from espnet_mt_llm.corpora.meetings import SetSummary, absent, table, words_of
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.corpora.sources import Recording
 from espnet_mt_llm.datadir.kaldi import read_map
@@ -71,10 +71,9 @@ def find_sets(root: Pathlike) -> dict[str, Path]:
         if place is not None:
             found[name] = place
     if not found:
-        there = ", ".join(sorted(os.listdir(root))[:8]) if root.is_dir() else "no such folder"
-        raise at(root, None, f"no AISHELL-2 here (found: {there or 'an empty folder'}; wanted: iOS/data/{{wav.scp,"
-                 "trans.txt,wav/}, AISHELL-DEV-TEST-SET/iOS/{dev,test}/…)",
-                 f"apply for it at {URL} and unpack it there, or set AISHELL2= in db.sh to where it is")
+        raise absent(root, "AISHELL-2", "AISHELL2",
+                     "iOS/data/{wav.scp,trans.txt,wav/}, AISHELL-DEV-TEST-SET/iOS/{dev,test}/…; one of them at least",
+                     f"apply for it at {URL}")
     return found
 
 

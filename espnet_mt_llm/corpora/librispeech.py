@@ -19,7 +19,7 @@ from typing import Iterator, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at, nearest
 from espnet_mt_llm.corpora import sources
-from espnet_mt_llm.corpora.meetings import SetSummary, table
+from espnet_mt_llm.corpora.meetings import SetSummary, absent, table
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.corpora.sources import Recording
 from espnet_mt_llm.corpora.sources import measure_activity as measure_activity
@@ -69,11 +69,8 @@ def home(root: Pathlike) -> Path:
     for folder in (root, root / "LibriSpeech"):
         if any((folder / part).is_dir() for part in PARTS):
             return folder
-    there = ", ".join(sorted(os.listdir(root))[:8]) if root.is_dir() else "no such folder"
-    raise at(root, None, f"no LibriSpeech here (found: {there or 'an empty folder'}; wanted: LibriSpeech/<part>/"
-             f"<reader>/<chapter>/*.flac with a part of {', '.join(PARTS)})",
-             f"get the archives (train-clean-100.tar.gz …) from {URL} and unpack them there, or set LIBRISPEECH= in "
-             "db.sh to where they are")
+    raise absent(root, "LibriSpeech", "LIBRISPEECH", "LibriSpeech/<part>/<reader>/<chapter>/*.flac, with a part of "
+                 + ", ".join(PARTS), f"train-clean-100.tar.gz … from {URL}, unpacked")
 
 
 def parts(root: Pathlike) -> list[str]:
