@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Iterable, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, files_by_id, only_file,
-                                            prepare_set, speech_of, table)
+from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, files_by_id, make_sets,
+                                            only_file, speech_of, table)
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.kaldi import read_text
 from espnet_mt_llm.datadir.operations import combine
@@ -89,8 +89,8 @@ def prepare(root: Pathlike, out: Pathlike, *, dev_sessions: Pathlike, channel: i
         print(f"no sessions in {root} for {', '.join(missing)}, so not prepared")
     problems = Problems(out)
     read = partial(read_meeting, channel=channel, profile=profile)
-    summaries = [prepare_set(name, meetings[:DEBUG_MEETINGS] if debug else meetings, read, Path(out), problems, nj)
-                 for name, meetings in sets.items() if meetings]
+    summaries = make_sets({name: (meetings[:DEBUG_MEETINGS] if debug else meetings, read)
+                           for name, meetings in sets.items() if meetings}, Path(out), problems, nj)
     summaries += _combined(summaries, Path(out))
     print(table(summaries), flush=True)
     problems.finish(allow_problems)

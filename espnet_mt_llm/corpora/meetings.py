@@ -17,9 +17,10 @@ from espnet_mt_llm.text.normalise import normalise
 
 log = logging.getLogger(__name__)
 
-# Marks of annotators in angle brackets, half or full width; the profiles know the official ones only.
-_TAG = re.compile(r"[<＜][^<>＜＞\s]{0,16}[>＞]")
-_KNOWN_TAG = re.compile(r"<(?:sil|%|-|\$|#|_|space)>", re.IGNORECASE)
+# Marks of annotators: in angle brackets, half or full width, of which the official scripts know some, and the round
+# ones that AliMeeting's scripts take out.
+_TAG = re.compile(r"[<＜][^<>＜＞\s]{0,16}[>＞]|\((?:~|sil|/?overlap)\)", re.IGNORECASE)
+_KNOWN_TAG = re.compile(r"<(?:sil|%|-|\$|#|_|space)?>|\(.*\)", re.IGNORECASE)
 _WHOLE_RECORDING = ("wav.scp", "reco2dur")
 # Up to this share of a session's utterances may begin after the end of its audio, as careless ends do; beyond it, the
 # transcript belongs to another recording.
@@ -72,7 +73,7 @@ def words_of(text: str, profile: str, unknown: Optional[dict[str, int]] = None) 
     Tags that the profile does not know (``<laugh>``) are no words either: they are taken out, and counted in
     ``unknown`` where it is given.
     """
-    if "<" in text or "＜" in text:
+    if "<" in text or "＜" in text or "(" in text:
         for tag in _TAG.findall(text):
             if unknown is not None and not _KNOWN_TAG.fullmatch(tag):
                 unknown[tag] = unknown.get(tag, 0) + 1
@@ -150,27 +151,52 @@ def prepare_sets(sets: Mapping[str, tuple[Sequence[Any], Callable[[Any], list[Se
         UserError: sessions with problems, listed in ``<out>/problems.tsv``, that are not allowed.
     """
     problems = Problems(out)
-    summaries = [prepare_set(name, keys, read, Path(out), problems, nj) for name, (keys, read) in sets.items()]
+    summaries = make_sets(sets, Path(out), problems, nj)
     print(table(summaries), flush=True)
     problems.finish(allow_problems)
     return summaries
+
+
+def make_sets(sets: Mapping[str, tuple[Sequence[Any], Callable[[Any], list[Session]]]], out: Path,
+              problems: Problems, nj: int = 1) -> list[SetSummary]:
+    """Prepare every set; sets are made side by side, since writing one is as much work as reading it.
+
+    The log is in the order of the sets and keys whatever ``nj``, and so are the bytes.
+    """
+    if nj <= 1 or len(sets) < 2:
+        return [prepare_set(name, keys, read, out, problems, nj) for name, (keys, read) in sets.items()]
+    summaries = []
+    with ProcessPoolExecutor(min(nj, len(sets))) as pool:
+        # The largest sets first, so that no process is left alone with one in the end.
+        started = {name: pool.submit(_set_alone, name, *sets[name], out, max(1, nj // len(sets)))
+                   for name in sorted(sets, key=lambda name: -len(sets[name][0]))}
+        for name in sets:
+            summary, found, records = started[name].result()
+            _hand_on(records)
+            problems.merge(found)
+            summaries.append(summary)
+    return summaries
+
+
+def _set_alone(name: str, keys: Sequence[Any], read: Callable[[Any], list[Session]], out: Path,
+               nj: int) -> tuple[SetSummary, Problems, list[logging.LogRecord]]:
+    """Prepare a set in a process of its own; the caller hands on what is logged and merges the problems."""
+    problems = Problems(out)
+    with _collected_log() as records:
+        return prepare_set(name, keys, read, out, problems, nj), problems, records
 
 
 def prepare_set(name: str, keys: Sequence[Any], read: Callable[[Any], list[Session]], out: Path, problems: Problems,
                 nj: int = 1) -> SetSummary:
     """Read, check and write the set ``out/name``.
 
-    The log is in the order of the keys whatever ``nj``, and so are the bytes.
-
     Args:
         keys: what ``read`` takes, one a meeting: a string, or an object whose ``id`` names it in the list of problems.
         read: returns the meeting's recordings (one for far, one a headset for near); it must be picklable.
     """
     data = DataDir(out / name, {}, [])
-    work = partial(_prepare_one, read)
-    for key, prepared in zip(keys, _mapped(work, keys, nj, name)):
-        for record in prepared.records:
-            logging.getLogger(record.name).handle(record)
+    for key, prepared in zip(keys, _mapped(partial(_prepare_one, read), keys, nj, name)):
+        _hand_on(prepared.records)
         with problems.of(name, str(getattr(key, "id", key))):
             if prepared.problem:
                 raise UserError(prepared.problem)
@@ -218,6 +244,11 @@ def _collected_log() -> Iterator[list[logging.LogRecord]]:
         yield records
     finally:
         package.propagate, package.handlers = before
+
+
+def _hand_on(records: Iterable[logging.LogRecord]) -> None:
+    for record in records:
+        logging.getLogger(record.name).handle(record)
 
 
 def _checked(session: Session) -> tuple[Session, float]:

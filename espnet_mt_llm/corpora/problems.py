@@ -38,6 +38,11 @@ class Problems:
         except UserError as e:
             self.add(set_name, session, str(e))
 
+    def merge(self, other: "Problems") -> None:
+        """Take over what another process found; it is logged already."""
+        self.rows += other.rows
+        self._sessions |= other._sessions
+
     def finish(self, allow: bool) -> None:
         """Write ``problems.tsv``, or remove an old one when all went well.
 
