@@ -23,7 +23,7 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Iterable, Mapping, Optional, Sequence
+from typing import Iterable, Mapping, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, files_by_id, make_sets,
@@ -45,7 +45,9 @@ PARTS = (*TRAIN, "test")
 PROFILES = ("zh_char", "zh_char_official")
 # Times of TextGrid and RTTM that differ by less, in seconds, agree.
 TOLERANCE = 0.05
+# The end that the file, and each tier, announces; in the long and in the short form.
 _FILE_END = re.compile(r'"TextGrid"\s+(?:xmin\s*=\s*)?\S+\s+(?:xmax\s*=\s*)?(\d[\d.]*)')
+_TIER_END = re.compile(r'"IntervalTier"\s+(?:name\s*=\s*)?"[^"]*"\s+(?:xmin\s*=\s*)?\S+\s+(?:xmax\s*=\s*)?(\d[\d.]*)')
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9_.-]+")
 
 Span = tuple[float, float]
@@ -180,22 +182,16 @@ def _speaker(session: str, tier: str, where: str) -> str:
 
 
 def _check_ends(path: str, tiers: Sequence[Tier]) -> None:
-    """Log tiers whose last interval does not end where the file says that it ends."""
-    file_end = _file_end(path)
-    odd = {tier.name: tier.spans[-1][1] for tier in tiers
-           if tier.spans and file_end is not None and abs(tier.spans[-1][1] - file_end) > TOLERANCE}
+    """Log a file whose tiers end, or say that they end, at another time than the file says."""
+    raw = Path(path).read_bytes()
+    text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
+    match = _FILE_END.search(text)
+    file_end = float(match.group(1)) if match else 0.0
+    ends = {float(end) for end in _TIER_END.findall(text)} | {tier.spans[-1][1] for tier in tiers if tier.spans}
+    odd = sorted(end for end in ends if abs(end - file_end) > TOLERANCE)
     if odd:
-        listed = ", ".join(f"{name} at {end:g}" for name, end in odd.items())
-        log.warning("%s: the file ends at %g s, its tiers do not (%s); the times of the intervals are used, cut at the "
-                    "end of the audio", path, file_end, listed)
-
-
-def _file_end(path: str) -> Optional[float]:
-    with open(path, "rb") as f:
-        raw = f.read(1024)
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-    match = _FILE_END.search(raw.decode(encoding, "replace"))
-    return float(match.group(1)) if match else None
+        log.warning("%s: repaired inconsistent ends: the file ends at %g s, tiers at %s; the times of the intervals "
+                    "are used, cut at the end of the audio", path, file_end, ", ".join(f"{end:g}" for end in odd))
 
 
 def _compare(meeting: Meeting, spans: Mapping[str, Sequence[tuple[float, float, str]]]) -> None:

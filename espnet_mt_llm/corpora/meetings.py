@@ -116,12 +116,12 @@ def speech_of(where: Pathlike, session: str, spans: Mapping[str, Iterable[tuple[
                     there["words"] = normalise(f"{there['words']} {words}", profile)
         segments += of_speaker.values()
     if silent:
-        log.warning("%s: %d intervals of tags or punctuation alone are no speech", where, silent)
+        log.warning("%s: intervals without speech (tags or punctuation alone) are left out: %d", where, silent)
     if unknown:
         listed = ", ".join(f"{tag} ({number})" for tag, number in sorted(unknown.items()))
-        log.warning("%s: unknown tags were taken out: %s", where, listed)
+        log.warning("%s: unknown tags are taken out: %s", where, listed)
     if overlaps:
-        log.warning("%s: %d intervals overlap an earlier one of the same speaker; all are kept", where, overlaps)
+        log.warning("%s: intervals that overlap an earlier one of the same speaker, all kept: %d", where, overlaps)
     return segments
 
 
