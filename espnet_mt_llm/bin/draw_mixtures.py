@@ -1,10 +1,12 @@
-"""Draw mixtures: a manifest and its data directory for each set of conf/simulate.yaml."""
+"""Draw mixtures and conversations: a manifest and its data directory for each set of conf/simulate.yaml."""
 
 import argparse
+from pathlib import Path
 
 from espnet_mt_llm.common import command, str2bool
 from espnet_mt_llm.simulation.config import load_config
-from espnet_mt_llm.simulation.draw import draw_sets
+from espnet_mt_llm.simulation.draw import REPORT, draw_sets
+from espnet_mt_llm.simulation.turn_statistics import format_table, read_report
 
 
 @command
@@ -16,8 +18,14 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", help="only these sets of the configuration")
     parser.add_argument("--debug", type=str2bool, default=False, help="use what the configuration's debug: overrides")
     args = parser.parse_args()
-    for name, number in draw_sets(load_config(args.config, args.debug), args.data_dir, args.sets).items():
-        print(f"{args.data_dir}/{name}: {number} mixtures")
+    configs = load_config(args.config, args.debug)
+    for name, number in draw_sets(configs, args.data_dir, args.sets).items():
+        if configs[name].conversation is None:
+            print(f"{args.data_dir}/{name}: {number} mixtures")
+        else:
+            report = read_report(Path(args.data_dir) / name / REPORT)
+            print(f"{args.data_dir}/{name}: {number} conversations, {report['turns']} turns, {report['hours']:.2f} h")
+            print(format_table({key: report[key] for key in ("target", "achieved")}))
 
 
 if __name__ == "__main__":

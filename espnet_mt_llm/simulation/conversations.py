@@ -4,13 +4,14 @@ import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Iterator, Mapping, Sequence
+from typing import Iterable, Iterator, Mapping, Sequence
 
 from espnet_mt_llm.common import Chance
 from espnet_mt_llm.datadir.kaldi import Utterance
 from espnet_mt_llm.simulation.turn_statistics import TurnStatistics
 
 TICK = 0.01  # seconds; onsets are whole centiseconds, and no two turns begin together
+_EPSILON = 1e-6  # seconds, far less than a sample: what computers make of decimals
 _NEAREST = 10  # so many utterances of about the wanted length: one of them is drawn, not the same one each time
 
 
@@ -165,7 +166,7 @@ class _Conversation:
         return self.turns
 
     def _place(self, speaker: int, onset: float, utterance: Utterance) -> None:
-        end = onset + utterance.end - utterance.start
+        end = round(onset + utterance.end - utterance.start, 6)
         self.turns.append(Turn(speaker, utterance, onset))
         self.ends[speaker] = end
         self.unheard.discard(speaker)
@@ -175,7 +176,10 @@ class _Conversation:
     def _room(self, speaker: int, onset: float) -> float:
         """Return how long an utterance may be so that those who were not heard yet still fit in after it."""
         kept = sum(self.pools[s].shortest + TICK for s in self.unheard if s != speaker)
-        return self.duration - onset - kept + 1e-9
+        return self.duration - onset - kept + _EPSILON
+
+    def _silent(self, speakers: Iterable[int], onset: float) -> list[int]:
+        return [s for s in speakers if self.ends[s] <= onset + _EPSILON]
 
     def _fitting(self, speakers: Sequence[int], onset: float) -> list[int]:
         return [s for s in speakers if self.pools[s].shortest <= self._room(s, onset)]
@@ -186,16 +190,17 @@ class _Conversation:
         onset = _up(self.end + step.gap) if step.gap >= 0 else _down(self.end + step.gap)
         onset = max(onset, _up(self.turns[-1].onset + TICK))
         if step.same or not others:
+            onset = max(onset, _up(self.end))
             options = self._fitting([self.holder], onset)
         else:
             onset = max(onset, _up(min(self.ends[s] for s in others)))
-            options = self._fitting([s for s in others if self.ends[s] <= onset], onset)
+            options = self._fitting(self._silent(others, onset), onset)
             options = [s for s in options if s in self.unheard] or options
         if not options and self.unheard:
             options = sorted(self.unheard)
             kept = sum(self.pools[s].shortest + TICK for s in options)
             onset = min(max(onset, _up(self.end)), _up(max(self.duration - kept, self.end)))
-        options = options or self._fitting([s for s in range(len(self.pools)) if self.ends[s] <= onset], onset)
+        options = options or self._fitting(self._silent(range(len(self.pools)), onset), onset)
         return (self.chance.pick(options), onset) if options else None
 
     def _onsets_within(self, step: Step, floor: Turn) -> list[tuple[float, float]]:
@@ -212,7 +217,7 @@ class _Conversation:
             return
         onset = _up(max(onset, self.turns[-1].onset + TICK, min(self.ends[s] for s in others)))
         most = self.ends[floor.speaker] - onset
-        free = [s for s in others if self.ends[s] <= onset and self.pools[s].shortest <= most]
+        free = [s for s in self._silent(others, onset) if self.pools[s].shortest <= most]
         free = [s for s in free if s in self.unheard] or free
         if free:
             speaker = self.chance.pick(free)
@@ -220,9 +225,8 @@ class _Conversation:
 
 
 def _up(seconds: float) -> float:
-    """Round to a later centisecond, but not because a computer's 0.07 is 0.07000000000000001."""
-    return math.ceil(seconds * 100 - 1e-6) / 100
+    return math.ceil(100 * (seconds - _EPSILON)) / 100
 
 
 def _down(seconds: float) -> float:
-    return math.floor(seconds * 100 + 1e-6) / 100
+    return math.floor(100 * (seconds + _EPSILON)) / 100

@@ -285,7 +285,12 @@ def read_sources(data_dir: Pathlike, names: Sequence[str]) -> DataDir:
 
 def _statistics(config: SimulationConfig, data_dir: Pathlike) -> TurnStatistics:
     beside = Path(data_dir) / str(config.statistics)
-    return read_statistics(beside if beside.exists() else str(config.statistics)).limited(config.max_gap)
+    path = beside if beside.exists() else Path(str(config.statistics))
+    statistics = read_statistics(path).limited(config.max_gap)
+    if not any((statistics.same_pause, statistics.other_pause, statistics.takeover, statistics.within)):
+        raise at(path, None, f"no pauses and no overlaps of at most {config.max_gap:g} s to learn from",
+                 "give conversations in which one utterance follows another")
+    return statistics
 
 
 def write_report(config: SimulationConfig, statistics: Optional[TurnStatistics], out: Pathlike) -> dict:

@@ -38,10 +38,54 @@ def test_defaults_and_debug(tmp_path):
     ({"source": "train", "num_mixtures": {2: 5}, "min_onset_gap": -1}, "not negative"),
     ({"source": "train", "num_mixtures": {2: 5}, "rate": "16k"}, "a whole number"),
     ({"source": "train", "num_mixtures": {2: 5}, "write": "yes please"}, "true or false"),
+    ({"source": [], "num_mixtures": {2: 5}}, "write e.g. source: train, or source: [train_near, aishell2_train]"),
+    ({"source": {"a": 1}, "num_mixtures": {2: 5}}, "source: {'a': 1}"),
+    ({"source": ["a", "b", "a"], "num_mixtures": {2: 5}}, "names a directory twice"),
+    ({"source": "a", "num_mixtures": {2: 5}, "duration": 30}, "'duration' belongs to conversations"),
+    ({"source": "a", "num_mixtures": {2: 5}, "statistics": "dev"}, "add 'conversation: concatenated' or"),
 ])
 def test_mistakes_are_named(values, words):
     with pytest.raises(UserError, match="^conf.yaml: ") as caught:
         SimulationConfig.parse(values, "conf.yaml")
+    assert words in str(caught.value)
+
+
+CONVERSATION = {"source": "train", "num_mixtures": {2: 5}, "conversation": "concatenated"}
+
+
+def test_defaults_of_conversations():
+    simple = SimulationConfig.parse(CONVERSATION, "conf.yaml")
+    assert (simple.duration, simple.gap, simple.snr, simple.max_gap, simple.overlap) == (50, (0.1, 0.5), (10, 20), None,
+                                                                                        None)
+    fitted = SimulationConfig.parse({**CONVERSATION, "conversation": "statistics", "statistics": "dev_far", "snr": [0, 5],
+                                     "source": ["a", "b"]}, "conf.yaml")
+    assert (fitted.duration, fitted.gap, fitted.snr, fitted.max_gap) == (50, None, (0, 5), 7)
+    assert fitted.sources == ("a", "b") and simple.sources == ("train",)
+    assert SimulationConfig.parse({"source": "a", "num_mixtures": {1: 1}}, "conf.yaml").snr == (5, 20)
+
+
+@pytest.mark.parametrize("values, words", [
+    ({"conversation": "concatenate"}, "did you mean 'concatenated'?"),
+    ({"conversation": True}, "conversation: True; "),
+    ({"conversation": "statistics"}, "add 'statistics: …'"),
+    ({"conversation": "statistics", "statistics": 3}, "add 'statistics: …'"),
+    ({"conversation": "statistics", "statistics": "dev", "gap": [0, 1]}, "'gap' says nothing about a conversation"),
+    ({"statistics": "dev"}, "'statistics' says nothing about a conversation that is 'concatenated'"),
+    ({"max_gap": 3}, "'max_gap' says nothing"),
+    ({"overlap": [0, 0.5]}, "'overlap' belongs to mixtures"),
+    ({"offsets": [[1, 2]]}, "write 'offsets: null' here"),
+    ({"max_duration": 20}, "'max_duration' belongs to mixtures"),
+    ({"duration": 0}, "a conversation has some seconds"),
+    ({"duration": -3}, "not negative"),
+    ({"duration": "long"}, "duration: 'long'"),
+    ({"gap": 0.5}, "a range is expected"),
+    ({"gap": [-0.5, 0.5]}, "a pause is not negative; overlap comes with 'conversation: statistics'"),
+    ({"conversations": "concatenated"}, "unknown key 'conversations'; did you mean 'conversation'?"),
+    ({"durations": 30}, "did you mean 'duration'?"),
+])
+def test_mistakes_in_conversations(values, words):
+    with pytest.raises(UserError, match="^conf.yaml: ") as caught:
+        SimulationConfig.parse({**CONVERSATION, **values}, "conf.yaml")
     assert words in str(caught.value)
 
 
