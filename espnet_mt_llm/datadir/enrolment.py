@@ -34,7 +34,9 @@ from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, p
 from espnet_mt_llm.datadir.kaldi import write_map
 from espnet_mt_llm.datadir.stretches import Pool, Span, Talk, find_stretches, one_line, read_rows, read_text_lines
 
-_CLIP = re.compile(r"(.+)-(\d{7,})-(\d{7,})")
+# What a clip's id may add to that of its recording: its times in hundredths of a second, and what tells apart those of
+# the same times.
+_TIMES = re.compile(r"-(\d{7,})-(\d{7,})(?![^.-])")
 
 
 @dataclass(frozen=True)
@@ -188,10 +190,10 @@ def read_heard(dump_dir: Path, data_dir: Path, talk: Talk, source: Talk) -> Iter
     related = {} if mixed else {rec: [rec] for rec in recs} if source is talk else _related(recs, source.recs)
     path = dump_dir / "supervision"
     for line, (clip, value) in read_rows(path, 2, "make the clips first (stage 3)"):
-        match = None if clip in recs else _CLIP.fullmatch(clip)
-        rec, start, end = (match[1], int(match[2]) / 100, int(match[3]) / 100) if match else (clip, 0.0, math.inf)
-        if rec not in recs:
+        span = _span(clip, recs)
+        if span is None:
             raise at(path, line, f"the clip '{clip}' is not of {data_dir}", "give the dir that it was cut from")
+        rec, start, end = span
         try:
             speakers = list(dict.fromkeys(s["spk"] for s in json.loads(value)))
         except (ValueError, KeyError, TypeError):
@@ -238,6 +240,22 @@ class _Mixed:
         """Return what is heard in a mixture."""
         k = self.number[mixture]
         return [(self.recs[self.rec[i]], self.start[i], self.end[i]) for i in range(self.first[k], self.first[k + 1])]
+
+
+def _span(clip: str, recs: Collection[str]) -> Optional[Span]:
+    """Return the recording and the times of a clip, by its id; None where it is of no recording of these.
+
+    >>> _span("R1-0000150-0000275-SPK7", {"R1"}), _span("R1", {"R1"}), _span("R2", {"R1"})
+    (('R1', 1.5, 2.75), ('R1', 0.0, inf), None)
+    """
+    if clip in recs:
+        return clip, 0.0, math.inf
+    for match in _TIMES.finditer(clip):
+        if clip[: match.start()] in recs:
+            return clip[: match.start()], int(match[1]) / 100, int(match[2]) / 100
+    # A whole recording twice, for two who talk all the time.
+    beginnings = (clip[: match.start()] for match in re.finditer("[.-]", clip))
+    return next(((rec, 0.0, math.inf) for rec in beginnings if rec in recs), None)
 
 
 def _is_mixed(data_dir: Path) -> bool:

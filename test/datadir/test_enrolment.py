@@ -3,12 +3,15 @@
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import Chance, UserError
-from espnet_mt_llm.datadir.clips import Clip, supervision, utterance_group
+from espnet_mt_llm.datadir.audio import write_audio
+from espnet_mt_llm.datadir.clip_policies import Rules, utterance_group
+from espnet_mt_llm.datadir.clips import Clip, make_clips, supervision
 from espnet_mt_llm.datadir.enrolment import Heard, make_enrolment, read_registration, register
 from espnet_mt_llm.datadir.kaldi import DataDir, read_map, write_map
 from espnet_mt_llm.datadir.stretches import MARGIN, PAUSE, Pool, divide_run, solo_runs
@@ -30,10 +33,9 @@ def write_clips(data, dump, max_clip=50.0):
     lines = {}
     for rec, duration in data.reco2dur.items():
         utterances = [u for u in data.utterances if u.rec == rec]
-        for a, b in utterance_group(utterances, duration, max_clip):
-            inside = [u for u in utterances if a <= u.start < b]
-            name = f"{rec}-{round(a * 100):07d}-{round(b * 100):07d}"
-            lines[name] = supervision(Clip(name, rec, a, b, inside))
+        for cut in utterance_group(utterances, duration, Rules(max_clip)):
+            name = f"{rec}-{round(cut.start * 100):07d}-{round(cut.end * 100):07d}"
+            lines[name] = supervision(Clip(name, rec, cut.start, cut.end, cut.utterances))
     write_map(dump / "supervision", lines)
 
 
@@ -187,6 +189,18 @@ def test_headsets_share_the_time_of_their_session(meetings):
     chosen = {name for k in range(20) for name in read_again(meetings, k)["M1-0000000-0002825"].speakers["x"]}
     assert {pool[name]["rec"] for name in chosen} == {"M1_N_x", "M3_N_x"}
     assert all(pool[name]["rec"] != "M1_N_x" or pool[name]["start"] >= 28.25 + MARGIN for name in chosen)
+
+
+def test_clips_of_single_utterances(tmp_path):
+    """Such clips may have their speaker in the id; what is heard of them goes by the times alone."""
+    write_audio(tmp_path / "M1.wav", np.ones(16000 * 30, dtype=np.int16), 16000)
+    segments = [segment("M1", spk, start, start + 5) for spk, start in (("a", 0), ("b", 0), ("a", 10), ("b", 20))]
+    DataDir.from_seglst(segments, {"M1": str(tmp_path / "M1.wav")}).write(tmp_path / "data")
+    make_clips(tmp_path / "data", tmp_path / "dump", policy="oracle_segments")
+    make_enrolment(tmp_path / "data", tmp_path / "dump")
+    assert {clip: r.speakers for clip, r in read_registration(tmp_path / "dump").items()} == {
+        "M1-0000000-0000500": {"a": ["a-M1-0001000-0001500"]}, "M1-0000000-0000500-b": {"b": ["b-M1-0002000-0002500"]},
+        "M1-0001000-0001500": {"a": []}, "M1-0002000-0002500": {"b": []}}
 
 
 def read_again(meetings, seed):
