@@ -1,12 +1,47 @@
 """A recipe of the repository in a temporary checkout, run as a user runs it."""
 
+import csv
+import functools
 import os
+import shlex
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
 import pytest
+
+from espnet_mt_llm.datadir.kaldi import DataDir
+
+TABLE = Path(__file__).resolve().parents[1] / "recipes.tsv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a recipe is run in its debug size, and what it has to leave behind.
+
+    Attributes:
+        command: as a user types it in the recipe's directory.
+        corpora: variable of ``db.sh`` -> a corpus of toy_corpora.py, or ``real``, the real data; then a path in it.
+        files: patterns of files below the recipe's directory, each of which has to be there.
+        metric: of each ``score.json`` among them; its rate lies in ``low`` to ``high``.
+    """
+
+    recipe: str
+    system: str
+    command: str
+    corpora: str
+    files: str
+    metric: str
+    low: str
+    high: str
+
+
+def read_rows() -> list[Row]:
+    """Read test/recipes.tsv."""
+    with open(TABLE, encoding="utf-8", newline="") as f:
+        return [Row(**row) for row in csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)]
 
 
 class Checkout:
@@ -30,6 +65,11 @@ class Checkout:
         assert "Traceback" not in done.stdout
         return done.stdout
 
+    def said(self, name: str) -> list[tuple[str, str, float, float]]:
+        """Return recording, speaker, start and end of the utterances of the data directory ``name``, sorted."""
+        data = DataDir.read(self.path / "debug/data" / name)
+        return sorted((u.rec, u.spk, u.start, u.end) for u in data.utterances)
+
 
 @pytest.fixture(scope="session")
 def make_checkout(repository: Path) -> Callable[[str, Path], Checkout]:
@@ -41,3 +81,48 @@ def make_checkout(repository: Path) -> Callable[[str, Path], Checkout]:
 def checkout(make_checkout: Callable, tmp_path: Path) -> Callable[[str], Checkout]:
     """Make a :class:`Checkout` of a corpus in the test's own directory."""
     return lambda corpus: make_checkout(corpus, tmp_path)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with a ``row`` for each one; the tests of a recipe share a worker of pytest-xdist: it runs once."""
+    if "row" in metafunc.fixturenames:
+        metafunc.parametrize("row", [pytest.param(row, id=row.recipe, marks=pytest.mark.xdist_group(row.recipe))
+                                     for row in read_rows()])
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[Row]:
+    """The rows of test/recipes.tsv."""
+    return read_rows()
+
+
+@pytest.fixture(scope="session")
+def corpora_of(request: pytest.FixtureRequest) -> Callable[[Row], dict[str, str]]:
+    """Make the corpora of a row: variable of db.sh -> directory."""
+
+    def make(row: Row) -> dict[str, str]:
+        found = {}
+        for variable, place in (item.split("=") for item in row.corpora.split() if item != "-"):
+            name, _, inside = place.partition("/")
+            root = (request.getfixturevalue("real_data") if name == "real"
+                    else request.getfixturevalue("toy_corpus")(name)[0])
+            found[variable] = str(root / inside)
+        return found
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(make_checkout: Callable, corpora_of: Callable, rows: list[Row],
+             tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Checkout, str]]:
+    """Run a recipe as its row says, once for all tests: the recipe, not to be changed, and what it printed."""
+
+    @functools.lru_cache(maxsize=None)
+    def run(recipe: str) -> tuple[Checkout, str]:
+        row, = [row for row in rows if row.recipe == recipe]
+        checkout = make_checkout(recipe, tmp_path_factory.mktemp(recipe))
+        program, *options = shlex.split(row.command)
+        assert program == "./run.sh"
+        return checkout, checkout.run(*options, **corpora_of(row))
+
+    return run

@@ -1,14 +1,14 @@
 """The fsdd recipe end to end in its debug size, on the real recordings; and without them."""
 
 import json
-from pathlib import Path
 from typing import Callable
 
+import pytest
 
-def test_real_digits_from_recordings_to_the_page(checkout: Callable, real_data: Path) -> None:
-    recipe = checkout("fsdd")
-    printed = recipe.run("--debug", "true", "--inference_config", "conf/decode_sctc.yaml conf/decode_sctc_oracle.yaml",
-                         FSDD=str(real_data / "fsdd"))
+
+@pytest.mark.xdist_group("fsdd")
+def test_real_digits_from_recordings_to_the_page(finished: Callable) -> None:
+    recipe, printed = finished("fsdd")
     assert "cpWER" in printed
     found = {p.parent.name: json.loads(p.read_text())
              for p in (recipe.path / "debug").glob("exp/sctc/*/decode_sctc_oracle/*/score.json")}

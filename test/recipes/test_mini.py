@@ -48,10 +48,9 @@ def losses(recipe: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def english(make_checkout: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+def english(finished: Callable) -> tuple:
     """The recipe after an uninterrupted run, and what it printed."""
-    recipe = make_checkout("mini", tmp_path_factory.mktemp("english"))
-    return recipe, recipe.run("--debug", "true")
+    return finished("mini")
 
 
 @pytest.mark.xdist_group("mini")
