@@ -63,7 +63,7 @@ def activity(path: str) -> tuple[float, float, float]:
     """Return (onset, end, duration) in seconds of a clean recording, by an energy rule that needs no model.
 
     The power of frames of 10 ms, without their mean, is compared with the loud and the quiet ones (the 95th and the
-    10th percentile): speech is what lies above ``max(loud - 35 dB, quiet + 8 dB)``, and at most 15 dB below loud. Onset
+    5th percentile): speech is what lies above ``max(loud - 35 dB, quiet + 8 dB)``, and at most 15 dB below loud. Onset
     is the first frame of the first run of five such frames, so a click does not count; the end is that of the last
     run. Only the first and the last two seconds are read; where they hold no speech or no silence, twice as much, and
     so on. A recording without any contrast (a tone, silence) counts from its begin to its end.
@@ -107,7 +107,7 @@ def _first_run(powers: np.ndarray, others: Sequence[float] = ()) -> Optional[int
     ordered = np.sort(np.concatenate([powers, others]))
     if not len(ordered):
         return None
-    loud, quiet = ordered[int(0.95 * (len(ordered) - 1))], ordered[int(0.1 * (len(ordered) - 1))]
+    loud, quiet = ordered[int(0.95 * (len(ordered) - 1))], ordered[int(0.05 * (len(ordered) - 1))]
     if loud - quiet < CONTRAST_DB:
         return None
     speech = powers > min(max(loud - RANGE_DB, quiet + ABOVE_NOISE_DB), loud - LOUD_DB)
