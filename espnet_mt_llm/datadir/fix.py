@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.datadir.kaldi import OVERSHOOT, format_seconds, is_signal, key_of, read_table
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT, format_seconds, is_partial, key_of, read_table
 from espnet_mt_llm.datadir.operations import Tables, recording_of, restrict, write_tables
 
 Say = Callable[[str], None]
@@ -15,8 +15,9 @@ def fix(path: Pathlike, *, audio: Optional[bool] = None) -> list[str]:
     """Repair a data directory in place; the files as they were are kept in ``<path>/.backup``.
 
     Removed are lines that cannot be read, ids that occur again, recordings whose audio is missing, empty or truncated
-    (by the headers), empty transcripts, and then every utterance that is not in all of utt2spk, text, segments and
-    wav.scp. Ids are not renamed, other sample rates and channels are left alone: those are the preparation's to repair.
+    (by the headers), empty transcripts (unless all are, in a set for diarization), and then every utterance that is
+    not in all of utt2spk, text, segments and wav.scp. Ids are not renamed, other sample rates and channels are left
+    alone: those are the preparation's to repair.
 
     Args:
         audio: look at the audio headers; None does so up to the number of recordings that the check looks at.
@@ -96,7 +97,8 @@ def _columns(tables: Tables, say: Say) -> None:
             if len(value.split()) != words:
                 say(f"{name}: removed '{key} {value}', expected {words + 1} columns")
                 del tables[name][key]
-    for name in ["text", *filter(is_signal, tables), "wav.scp"]:
+    transcribed = any(tables.get("text", {}).values())
+    for name in [*["text"] * transcribed, *filter(is_partial, tables), "wav.scp"]:
         for key, value in list(tables.get(name, {}).items()):
             if not value:
                 say(f"{name}: removed '{key}', nothing behind the id")

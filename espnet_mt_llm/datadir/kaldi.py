@@ -44,6 +44,11 @@ def is_signal(name: str) -> bool:
     return re.fullmatch(r"(spk|noise|dereverb)\d+\.scp", name) is not None
 
 
+def is_partial(name: str) -> bool:
+    """Say whether the file maps recordings to what only some of them have: signals, a channel, far microphones …"""
+    return is_signal(name) or re.fullmatch(r"channel|(far|echo)\d+\.scp|reco2seats|utt2sot_order", name) is not None
+
+
 def read_text(path: Pathlike) -> str:
     """Read a UTF-8 file.
 
@@ -210,7 +215,8 @@ class DataDir:
     def write(self, path: Pathlike) -> "DataDir":
         """Write all files, sorted, each atomically, and return what a reader would get.
 
-        ``segments`` is left out where every utterance is a whole recording of the same id.
+        ``segments`` is left out where every utterance is a whole recording of the same id, and so is a map that no
+        recording has an entry in (``channel`` of mono recordings); what an earlier preparation left of such is removed.
 
         Raises:
             UserError: an utterance id twice, or a recording whose missing duration cannot be found.
@@ -238,9 +244,14 @@ class DataDir:
         write_map(path / "text", {u.utt: u.text for u in self.utterances})
         write_map(path / "utt2spk", utt2spk)
         write_map(path / "spk2utt", spk2utt_of(utt2spk))
-        for name, table in self.extra.items():
+        extra = {name: table for name, table in self.extra.items() if table or not is_partial(name)}
+        for name, table in extra.items():
             write_table(path / name, table)
-        return replace(self, path=path, reco2dur=reco2dur, utterances=sorted(self.utterances, key=lambda u: u.utt))
+        for old in path.iterdir():
+            if is_partial(old.name) and old.name not in extra:
+                old.unlink()
+        utterances = sorted(self.utterances, key=lambda u: u.utt)
+        return replace(self, path=path, reco2dur=reco2dur, utterances=utterances, extra=extra)
 
     def channel(self, rec: str) -> Optional[int]:
         """Return which channel (from 1) of the recording's file is used; None for a mono file.

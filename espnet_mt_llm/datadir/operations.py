@@ -10,7 +10,7 @@ from typing import Callable, Iterable, Mapping, Optional, Sequence
 from espnet_mt_llm.common import Pathlike, UserError, at, progress
 from espnet_mt_llm.datadir.kaldi import (
     format_seconds,
-    is_signal,
+    is_partial,
     key_of,
     read_map,
     read_numbers,
@@ -53,12 +53,15 @@ def read_tables(path: Pathlike) -> Tables:
 def write_tables(path: Pathlike, tables: Tables) -> None:
     """Write the files of a data directory and ``spk2utt``; remove known files that it no longer has.
 
+    A map that no recording has an entry in any more (``spk3.scp`` of a subset with two talkers) is not written.
+
     Raises:
         UserError: there is no utterance: an empty directory would only fail later.
     """
     path = Path(path)
     if not tables["utt2spk"]:
         raise at(path, None, "no utterance would be left; nothing was written", "look at the ids and the audio first")
+    tables = {name: table for name, table in tables.items() if table or not is_partial(name)}
     for name, table in tables.items():
         write_table(path / name, table)
     write_map(path / "spk2utt", spk2utt_of(tables["utt2spk"]))
@@ -223,6 +226,11 @@ def _renamed_value(name: str, value: str, spks: Mapping[str, str], recs: Mapping
     if name == "segments":
         rec, _, times = value.partition(" ")
         return f"{recs.get(rec, rec)} {times}"
+    if name == "utt2sot_order":
+        return " ".join(spks.get(word, word) for word in value.split())
+    if name == "reco2seats":
+        seats = (word.rpartition("=") for word in value.split())
+        return " ".join(f"{spks.get(spk, spk)}{sign}{seat}" for spk, sign, seat in seats)
     if name == "mixtures.jsonl":
         mixture = json.loads(value)
         return json.dumps({**mixture, "id": recs.get(mixture["id"], mixture["id"])}, ensure_ascii=False)
@@ -233,7 +241,7 @@ def combine(out: Pathlike, paths: Sequence[Pathlike]) -> None:
     """Put several data directories together.
 
     Where only some have ``segments``, the others get one line per recording; any other file that only some have is left
-    out with a warning, except signals (``spk2.scp`` …), which not every recording has anyway.
+    out with a warning, except what not every recording has anyway (``spk2.scp``, ``channel`` …).
 
     Raises:
         UserError: an id in two directories with different values.
@@ -244,7 +252,7 @@ def combine(out: Pathlike, paths: Sequence[Pathlike]) -> None:
     combined: Tables = {}
     for name in sorted(set().union(*all_tables)):
         having = [path for path, tables in zip(paths, all_tables) if name in tables]
-        if len(having) < len(paths) and not is_signal(name):
+        if len(having) < len(paths) and not is_partial(name):
             log.warning("%s is left out: only %s has it", name, ", ".join(map(str, having)))
             continue
         merged: dict[str, str] = {}
@@ -347,7 +355,7 @@ def _first_column(path: Pathlike) -> list[str]:
 
 
 def _copy_others(path: Path, out: Path) -> None:
-    """Take along small notes whose meaning only the recipe knows (``channel``, ``README``)."""
+    """Take along small notes whose meaning only the recipe knows (``README``)."""
     for f in path.iterdir():
         if f.is_file() and not key_of(f.name) and not f.name.startswith("."):
             shutil.copyfile(f, out / f.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterable, Optional
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.datadir.kaldi import OVERSHOOT, is_signal, key_of, read_numbers, read_table
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT, is_partial, key_of, read_numbers, read_table
 from espnet_mt_llm.datadir.validate_maps import Map, Problem, Report, load_map, show
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,9 @@ def validate(
     speaker_prefix: bool = True,
 ) -> list[Problem]:
     """Check all files of a data (or dump) directory against the rules of Kaldi and of this project.
+
+    A set for diarization alone, without transcripts, has a ``text`` of ids alone; some empty transcripts among others
+    are a mistake. A recording of several channels needs a line in ``channel`` that chooses one.
 
     Args:
         audio: look at the header of every recording; None does so up to ``MANY_RECORDINGS`` of them. Pipes are not run.
@@ -55,7 +58,7 @@ def validate(
             report.add(name, None, "required", "no such file", repair)
     if "utt2spk" in maps:
         _check_speakers(report, maps, speaker_prefix)
-    durations = _check_recordings(report, maps["wav.scp"], audio, rate) if "wav.scp" in maps else {}
+    durations = _check_recordings(report, maps, audio, rate) if "wav.scp" in maps else {}
     if "segments" in maps:
         _check_segments(report, maps, durations)
     _check_ids(report, maps)
@@ -79,10 +82,14 @@ def _read_maps(report: Report) -> dict[str, Map]:
     return maps
 
 
-def _check_recordings(report: Report, m: Map, audio: Optional[bool], rate: Optional[int]) -> dict[bytes, float]:
-    """Check wav.scp and the audio; return the seconds of the recordings, as far as they are known."""
-    from espnet_mt_llm.datadir.validate_audio import check_audio
+def _check_recordings(
+    report: Report, maps: dict[str, Map], audio: Optional[bool], rate: Optional[int]
+) -> dict[bytes, float]:
+    """Check wav.scp, channel and the audio; return the seconds of the recordings, as far as they are known."""
+    from espnet_mt_llm.datadir.validate_audio import check_audio, read_channels
 
+    m = maps["wav.scp"]
+    channels = read_channels(report, maps["channel"]) if "channel" in maps else {}
     for key, line, number in zip(m.keys, m.lines, m.numbers) if not m.full else ():
         if len(line.strip()) == len(key):
             report.add(m.name, number, "audio", f"the recording {show(key)} has no audio")
@@ -93,7 +100,7 @@ def _check_recordings(report: Report, m: Map, audio: Optional[bool], rate: Optio
             report.directory,
             len(m.lines),
         )
-    return check_audio(report, m.keys, m.lines, m.numbers, headers, rate)
+    return check_audio(report, m, channels, headers, rate)
 
 
 def _check_speakers(report: Report, maps: dict[str, Map], prefix: bool) -> None:
@@ -236,7 +243,7 @@ def _check_ids(report: Report, maps: dict[str, Map]) -> None:
         kind = key_of(name)
         if kind == "utt" or (name == "wav.scp" and "segments" not in maps):
             reference = utterances
-        elif kind == "rec" and not is_signal(name):
+        elif kind == "rec" and not is_partial(name):
             reference = recordings
         else:
             continue
@@ -290,8 +297,11 @@ def _compare_ids(report: Report, m: Map, reference: Map) -> None:
 
 
 def _check_text(report: Report, m: Map) -> None:
-    for key, line, number in zip(m.keys, m.lines, m.numbers) if not m.full else ():
-        if len(line.strip()) == len(key):
+    lines = list(zip(m.keys, m.lines, m.numbers)) if not m.full else []
+    empty = [(key, number) for key, line, number in lines if len(line.strip()) == len(key)]
+    # Of a set for diarization alone, every transcript is.
+    if len(empty) < len(lines):
+        for key, number in empty:
             report.add(m.name, number, "transcript", f"the transcript of {show(key)} is empty")
     for token in _RESERVED:
         if token[:1] in m.raw and token in m.raw:
@@ -334,9 +344,9 @@ def _check_supervision(report: Report, m: Map) -> None:
 
 
 def _check_signals(report: Report, maps: dict[str, Map]) -> None:
-    """Check that spkK.scp has the recordings of at least K talkers, and no other."""
+    """Check that what some recordings have is of these, and that spkK.scp has all of at least K talkers."""
     recordings = maps.get("wav.scp")
-    signals: Iterable[Map] = [m for name, m in maps.items() if is_signal(name)]
+    signals: Iterable[Map] = [m for name, m in maps.items() if is_partial(name)]
     if recordings is None or not signals:
         return
     counts = {line.split()[0]: line.split()[-1] for line in maps["utt2num_spk"].lines} if "utt2num_spk" in maps else {}

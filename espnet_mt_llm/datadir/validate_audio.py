@@ -1,29 +1,44 @@
-"""Check the audio that wav.scp names, by its headers: there, complete, mono, of one rate, as long as reco2dur says."""
+"""Check the audio that wav.scp names, by its headers: complete, its channel, one rate, as long as reco2dur says."""
 
 import shutil
 from collections import Counter
-from typing import TYPE_CHECKING, Optional, Sequence
+from typing import TYPE_CHECKING, Mapping, Optional
 
 from espnet_mt_llm.common import UserError, progress
 from espnet_mt_llm.datadir.kaldi import read_numbers
 
 if TYPE_CHECKING:
     from espnet_mt_llm.datadir.audio import AudioInfo
-    from espnet_mt_llm.datadir.validate_maps import Report
+    from espnet_mt_llm.datadir.validate_maps import Map, Report
+
+
+def read_channels(report: "Report", m: "Map") -> dict[bytes, tuple[int, int]]:
+    """Read the file ``channel``: recording -> (channel from 1, line); what is no such number is a problem."""
+    channels = {}
+    for rec, line, number in zip(m.keys, m.lines, m.numbers):
+        value = line[len(rec) :].strip()
+        if value.isdigit() and int(value) >= 1:
+            channels[rec] = (int(value), number)
+        else:
+            report.add(
+                m.name,
+                number,
+                "channel",
+                f"expected '<recording> <channel>', counted from 1, found '{line.decode('utf-8', 'replace')}'",
+                "correct it in the preparation (stage 1)",
+            )
+            channels[rec] = (0, number)
+    return channels
 
 
 def check_audio(
-    report: "Report",
-    recs: Sequence[bytes],
-    lines: Sequence[bytes],
-    numbers: Sequence[int],
-    headers: bool,
-    rate: Optional[int],
+    report: "Report", m: "Map", channels: Mapping[bytes, tuple[int, int]], headers: bool, rate: Optional[int]
 ) -> dict[bytes, float]:
     """Check the entries of wav.scp.
 
     Args:
-        recs, lines, numbers: the ids, whole lines and line numbers of wav.scp.
+        m: wav.scp.
+        channels: what :func:`read_channels` returned; channel 0 stands for one that was already found wrong.
         headers: read the header of each file; pipes are not run, only their program is looked for.
         rate: the rate that is expected, None: all the same.
 
@@ -33,7 +48,8 @@ def check_audio(
     durations = _read_durations(report)
     if not headers:
         return durations
-    entries = [line[len(rec) :].strip() for rec, line in zip(recs, lines)]
+    recs, numbers = m.keys, m.numbers
+    entries = [line[len(rec) :].strip() for rec, line in zip(recs, m.lines)]
     from espnet_mt_llm.datadir.audio import info
 
     found: dict[int, "AudioInfo"] = {}
@@ -58,13 +74,22 @@ def check_audio(
     for i, header in found.items():
         rec = recs[i].decode("utf-8", "replace")
         entry = entries[i].decode("utf-8", "replace")
-        if header.channels != 1:
+        channel, line = channels.get(recs[i], (None, None))
+        if header.channels != 1 and channel is None:
             report.add(
                 "wav.scp",
                 numbers[i],
-                "mono",
-                f"{entry} has {header.channels} channels",
-                f"choose one: `{rec} sox {entry} -t wav - remix 1 |`",
+                "channel",
+                f"{entry} has {header.channels} channels, and the file 'channel' chooses none",
+                f"choose one there: `{rec} 1`",
+            )
+        elif channel is not None and channel > header.channels:
+            report.add(
+                "channel",
+                line,
+                "channel",
+                f"there is no channel {channel} of '{rec}', {entry} has {header.channels}",
+                "choose another, or leave the line out for a mono file",
             )
         if header.rate != expected:
             others = "" if rate else ", as most others have"

@@ -1,6 +1,7 @@
 """Maps and data directories: what is written reads back, and what cannot be read is named by file and line."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,15 @@ def test_missing_pieces_are_named(data_dir):
 
 def test_spk2utt_is_the_inverse():
     assert spk2utt_of({"b-2": "b", "a-1": "a", "b-1": "b"}) == {"a": "a-1", "b": "b-1 b-2"}
+
+
+def test_what_no_recording_has_is_not_written(data_dir):
+    data = DataDir.read(data_dir)
+    replace(data, extra={"channel": {"A": "2"}, "far2.scp": {}}).write(data_dir)
+    assert DataDir.read(data_dir).channel("A") == 2 and DataDir.read(data_dir).channel("B") is None
+    assert not (data_dir / "far2.scp").exists()
+    data.write(data_dir)
+    assert not (data_dir / "channel").exists(), "an earlier preparation's choice does not stay"
+    (data_dir / "channel").write_text("A two\n")
+    with pytest.raises(UserError, match="channel: 'A two'; expected '<recording> <number from 1 on>'"):
+        DataDir.read(data_dir).channel("A")

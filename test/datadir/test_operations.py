@@ -63,7 +63,7 @@ def test_subset_by_list(data_dir, tmp_path):
 def test_copy_renames_everywhere_and_combine_keeps_all(data_dir, tmp_path):
     write_map(data_dir / "utt2num_spk", {"A": "2", "B": "2"})
     (data_dir / "mixtures.jsonl").write_text('{"id":"A"}\n{"id":"B"}\n')
-    (data_dir / "channel").write_text("0\n")
+    (data_dir / "NOTES").write_text("0\n")
     copy(data_dir, tmp_path / "far", utt_prefix="far-", spk_prefix="far-", rec_prefix="far-")
     far = DataDir.read(tmp_path / "far")
     assert (
@@ -71,11 +71,34 @@ def test_copy_renames_everywhere_and_combine_keeps_all(data_dir, tmp_path):
         and set(far.wav) == {"far-A", "far-B"}
         and set(far.reco2dur) == {"far-A", "far-B"}
     )
-    assert far.utterances[0].spk == "far-s1" and (tmp_path / "far" / "channel").read_text() == "0\n"
+    assert far.utterances[0].spk == "far-s1" and (tmp_path / "far" / "NOTES").read_text() == "0\n"
     assert [json.loads(v)["id"] for v in far.extra["mixtures.jsonl"].values()] == ["far-A", "far-B"]
     combine(tmp_path / "both", [data_dir, tmp_path / "far"])
     assert validate(tmp_path / "both") == []
     assert utts(tmp_path / "both") == sorted(ALL + [f"far-{utt}" for utt in ALL])
+
+
+def test_what_some_recordings_have_travels(data_dir, tmp_path):
+    write_map(data_dir / "channel", {"A": "3"})
+    write_map(data_dir / "far2.scp", {"A": "a2.wav"})
+    write_map(data_dir / "reco2seats", {"A": "s1=1 s2=4"})
+    write_map(data_dir / "utt2sot_order", {"A": "s2 ~ s1"})
+    copy(data_dir, tmp_path / "new", utt_prefix="x-", spk_prefix="x-", rec_prefix="x-")
+    extra = DataDir.read(tmp_path / "new").extra
+    assert extra == {
+        "channel": {"x-A": "3"},
+        "far2.scp": {"x-A": "a2.wav"},
+        "reco2seats": {"x-A": "x-s1=1 x-s2=4"},
+        "utt2sot_order": {"x-A": "x-s2 ~ x-s1"},
+    }
+    first, second = split(data_dir, 2)
+    assert DataDir.read(first).channel("A") == 3 and DataDir.read(second).extra == {}
+    assert validate(second) == [], "a map without a line is no file"
+    (tmp_path / "list").write_text("B\n")
+    subset(data_dir, tmp_path / "sub", rec_list=tmp_path / "list")
+    assert DataDir.read(tmp_path / "sub").extra == {}
+    combine(tmp_path / "both", [tmp_path / "sub", tmp_path / "new"])
+    assert DataDir.read(tmp_path / "both").extra == extra, "one of the two need not have it"
 
 
 def test_copy_refuses_ids_that_would_not_sort(data_dir, tmp_path):

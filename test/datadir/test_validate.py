@@ -13,7 +13,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import write_audio
 from espnet_mt_llm.datadir.clips import make_clips
 from espnet_mt_llm.datadir.fix import fix
-from espnet_mt_llm.datadir.kaldi import write_map
+from espnet_mt_llm.datadir.kaldi import DataDir, read_map, write_map
 from espnet_mt_llm.datadir.validate import validate
 
 FIX = "; repair: utils/fix_data_dir.sh "
@@ -177,7 +177,10 @@ def test_audio_without_any_utterance(data_dir):
             lambda p: write_audio(p, np.zeros(40000, np.int16), 8000),
             "has 8000 Hz, expected 16000 Hz [rate]; resample it: `",
         ),
-        (lambda p: soundfile.write(p, np.zeros((80000, 2)), 16000), "has 2 channels [mono]; choose one: `"),
+        (
+            lambda p: soundfile.write(p, np.zeros((80000, 2)), 16000),
+            "has 2 channels, and the file 'channel' chooses none [channel]; choose one there: `",
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["A.wav", "B.flac"])
@@ -250,9 +253,9 @@ def test_many_problems_of_a_kind_are_counted(tmp_path):
     for name in ("utt2spk", "spk2utt"):
         write_map(tmp_path / "d" / name, {i: i for i in ids})
     write_map(tmp_path / "d" / "wav.scp", {i: f"{i}.wav" for i in ids})
-    write_map(tmp_path / "d" / "text", {i: "" for i in ids})
+    write_map(tmp_path / "d" / "text", {i: "" if i < "u049" else "x" for i in ids})
     found = problems(tmp_path / "d", audio=False)
-    assert len(found) == 6 and found[-1] == "text: 45 more of this kind [transcript]"
+    assert len(found) == 6 and found[-1] == "text: 44 more of this kind [transcript]"
 
 
 def test_many_recordings_are_checked_only_when_asked_for(data_dir, monkeypatch, caplog):
@@ -337,3 +340,49 @@ def test_fix_makes_utt2spk_from_spk2utt(data_dir, run):
     (data_dir / "wav.scp").unlink()
     ran = run("fix_data_dir.sh", data_dir)
     assert ran.returncode == 1 and "wav.scp: no such file; make it in the preparation" in ran.stderr
+
+
+def test_channels(data_dir):
+    raw = data_dir.parent / "raw"
+    soundfile.write(raw / "A.wav", np.zeros((80000, 8)), 16000)
+    (data_dir / "channel").write_text("A 8\n")
+    assert problems(data_dir) == []
+    (data_dir / "channel").write_text("A 9\nB 1\n")
+    (problem,) = problems(data_dir)
+    assert problem == (
+        f"channel:1: there is no channel 9 of 'A', {raw}/A.wav has 8 [channel]; choose another, or leave the line "
+        "out for a mono file"
+    )
+    (data_dir / "channel").write_text("A left\nB 0\nC 1\n")
+    found = problems(data_dir, audio=False)
+    assert found[:2] == [
+        f"channel:{line}: expected '<recording> <channel>', counted from 1, found '{text}' [channel]; correct it in "
+        "the preparation (stage 1)" for line, text in ((1, "A left"), (2, "B 0"))
+    ]
+    assert found[2].startswith("channel:3: 'C' is not in wav.scp [same-ids]")
+    assert len(found) == 3, "a file that chooses nonsense is not blamed for choosing nothing"
+    (data_dir / "channel").write_text("B\n")
+    assert any(p.startswith("channel:1: expected") for p in problems(data_dir))
+
+
+def test_maps_of_some_recordings(data_dir):
+    write_map(data_dir / "far2.scp", {"A": "a.wav"})
+    write_map(data_dir / "reco2seats", {"B": "s1=1 s2=2"})
+    assert problems(data_dir) == []
+    write_map(data_dir / "echo1.scp", {"C": "c.wav"})
+    assert problems(data_dir) == [f"echo1.scp:1: 'C' is not in wav.scp [same-ids]{FIX}{data_dir}"]
+    fix(data_dir)
+    assert problems(data_dir) == [] and not (data_dir / "echo1.scp").exists()
+
+
+def test_a_set_for_diarization_alone(data_dir, run):
+    write_map(data_dir / "text", {utt: "" for utt in read_map(data_dir / "utt2spk")})
+    before = (data_dir / "text").read_bytes()
+    assert problems(data_dir) == []
+    assert run("validate_data_dir.sh", data_dir).returncode == 0
+    assert fix(data_dir) == [] and (data_dir / "text").read_bytes() == before
+    DataDir.read(data_dir).write(data_dir)
+    assert (data_dir / "text").read_bytes() == before
+    edit(data_dir / "text", b"0000333\n", b"0000333 one\n")
+    assert sum("is empty [transcript]" in p for p in problems(data_dir)) == 4, "some empty ones are a mistake"
+    assert any("text: removed" in change for change in fix(data_dir))
