@@ -11,8 +11,9 @@ cv, tt; CC BY-NC 4.0; http://wham.whisper.ai). Training uses each noise also 0.8
 (``<out>/wham_sp``, equal to the official ones) or, with ``--speed_noise soxr``, when a mixture is rendered.
 
 Kinds. Types: clean (sources), both (sources + noise), single (source 1 + noise). Mode max ends with the longest source,
-min with the shortest (words are cut off: not for recognition). 16 or 8 kHz. Every sample of mixtures, sources and noise
-equals the official generator's 16-bit files; nothing has to be written for that (``simulation/librimix.py``).
+min with the shortest (words and whole talkers are cut off: not for recognition). 16 or 8 kHz. Every sample of mixtures,
+sources and noise equals the official generator's 16-bit files; nothing has to be written for that
+(``simulation/librimix.py``).
 
 Conditions. ``plain``: all sources begin at 0, as published. ``offset``: later sources begin later. Two talkers: after
 1.0-1.5 s, three talkers: after 1.0-1.5 s and 2.5-3.0 s; from the columns ``offset`` or ``offset1, offset2`` of the CSV
@@ -199,7 +200,7 @@ def _possible_types(select: Selection, wham: Optional[Pathlike], problems: Probl
     if not noisy:
         return list(select.types)
     try:
-        wham_home(wham or "")
+        wham_home(wham or "wham_noise")
         return list(select.types)
     except UserError as e:
         if "clean" not in select.types:
@@ -242,7 +243,7 @@ def make_mixture(row: Row, files: Files, kind: str, condition: str, rate: int,
     """Return a row as a mixture, sources in the order of the CSV, and its utterances.
 
     Raises:
-        UserError: a recording is missing or damaged, or a source is silent up to the end of the mixture (mode min).
+        UserError: a recording is missing or damaged, or nobody speaks before the mixture ends (mode min).
     """
     speech = [_usable(files.speech[path], row) for path, _ in row.sources]
     begins = [0, *(int(offset * RATE) for offset in offsets_of(row, condition))]  # in samples, as published
@@ -266,11 +267,12 @@ def make_mixture(row: Row, files: Files, kind: str, condition: str, rate: int,
     utterances = []
     for source, s in zip(sources[:heard], speech):
         start, end = source.offset + s.onset, min(source.offset + s.end, num_samples / rate)
-        if end - start < 0.01:
-            raise at(row.where, None, f"{source.utt} says nothing before the mixture ends", "prepare mode max")
-        start, end = round(start, 6), round(end, 6)
-        utt = make_utt_id(source.spk, row.id, start, end)
-        utterances.append(Utterance(utt, row.id, source.spk, start, end, s.text))
+        if end - start >= 0.01:  # in mode min a late talker may say nothing before the mixture ends
+            start, end = round(start, 6), round(end, 6)
+            utt = make_utt_id(source.spk, row.id, start, end)
+            utterances.append(Utterance(utt, row.id, source.spk, start, end, s.text))
+    if not utterances:
+        raise at(row.where, None, "nobody says anything before the mixture ends", "prepare mode max")
     return Mixture(row.id, rate, num_samples, tuple(sources[:heard]), noise, librimix=longest,
                    overlap=overlap_share([(u.start, u.end) for u in utterances]),
                    ties=sot_order(utterances).count(TIED)), utterances

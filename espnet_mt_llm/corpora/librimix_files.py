@@ -13,6 +13,7 @@ import numpy as np
 
 from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.corpora import librispeech, sources
+from espnet_mt_llm.corpora.meetings import absent
 from espnet_mt_llm.corpora.speech import in_parallel, same_making
 from espnet_mt_llm.datadir.audio import info, read_audio, write_audio
 from espnet_mt_llm.simulation.librimix import JOIN, RATE, change_speed, no_sox
@@ -81,9 +82,8 @@ def metadata_home(root: Pathlike) -> Path:
     for folder in (Path(root), Path(root) / "metadata"):
         if any((folder / f"Libri{n}Mix").is_dir() for n in (2, 3)):
             return folder
-    raise at(root, None, f"no metadata of LibriMix here (found: {_there(root)}; wanted: "
-             "Libri2Mix/libri2mix_train-clean-100.csv …, Libri3Mix/libri3mix_train-clean-100.csv …)",
-             f"get it: git clone --depth 1 {URL}   and set LIBRIMIX= in db.sh to its folder metadata")
+    raise absent(root, "metadata of LibriMix", "LIBRIMIX", "Libri2Mix/libri2mix_train-clean-100.csv …, "
+                 "Libri3Mix/libri3mix_train-clean-100.csv …", f"git clone --depth 1 {URL} (its folder metadata)")
 
 
 def wham_home(root: Pathlike) -> Path:
@@ -95,14 +95,8 @@ def wham_home(root: Pathlike) -> Path:
     for folder in (Path(root), Path(root) / "wham_noise"):
         if any((folder / name).is_dir() for name in ("tr", "cv", "tt")):
             return folder
-    raise at(root, None, f"no WHAM! noise here (found: {_there(root)}; wanted: tr/*.wav, cv/*.wav, tt/*.wav)",
-             f"get wham_noise.zip from {WHAM_URL} and unpack it there, or set WHAM= in db.sh to where it is")
-
-
-def _there(root: Pathlike) -> str:
-    if not Path(root).is_dir():
-        return "no such folder"
-    return ", ".join(sorted(os.listdir(root))[:8]) or "an empty folder"
+    raise absent(root, "WHAM! noise", "WHAM", "tr/*.wav, cv/*.wav, tt/*.wav",
+                 f"wham_noise.zip from {WHAM_URL}, unpacked")
 
 
 def csv_path(home: Path, talkers: int, part: str) -> Path:

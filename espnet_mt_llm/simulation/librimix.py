@@ -37,7 +37,7 @@ def mixture_16_bit(mixture: Mixture, cache: "SourceCache") -> np.ndarray:
     """Return the mixture, int16 (N,)."""
     total = np.zeros(mixture.num_samples, dtype=np.float32)
     for begin, signal in _signals(mixture, cache):
-        signal = signal[:mixture.num_samples - begin]
+        signal = signal[:max(mixture.num_samples - begin, 0)]  # mode min may end before a late talker begins
         # In place, as the official sum: a float64 noise is added in float64 and rounded to float32.
         total[begin:begin + len(signal)] += signal
     return quantise(total)
@@ -48,7 +48,7 @@ def parts_16_bit(mixture: Mixture, cache: "SourceCache") -> list[np.ndarray]:
     parts = []
     for begin, signal in _signals(mixture, cache):
         part = np.zeros(mixture.num_samples, dtype=np.int16)
-        signal = quantise(signal[:mixture.num_samples - begin])
+        signal = quantise(signal[:max(mixture.num_samples - begin, 0)])
         part[begin:begin + len(signal)] = signal
         parts.append(part)
     return parts
