@@ -73,8 +73,9 @@ class MultiTalkerTask(AbsTask):
                             use_matplotlib=False, keep_nbest_models=[5],
                             best_model_criterion=[["valid", "loss", "min"]], num_att_plot=0)
         for mode, what in (("train", "to train on"), ("valid", "to choose the model by")):
-            group.add_argument(f"--{mode}_set", default=None, help=f"name of a set {what} instead of the recipe's, in a "
-                               f"step's YAML; the stage driver turns it into --{mode}_dir")
+            group.add_argument(f"--{mode}_set", default=None,
+                               help=f"name of a set {what} instead of the recipe's, in a step's YAML; the stage driver "
+                                    f"turns it into --{mode}_dir")
             group.add_argument(f"--{mode}_dir", default=None, help=f"clips {what} (dump/<set>)")
         group.add_argument("--rate", type=int, default=16000, help="sampling rate in Hz")
         group.add_argument("--token_list", default=None, help="token list, one a line")
@@ -92,6 +93,8 @@ class MultiTalkerTask(AbsTask):
         group.add_argument("--num_threads", type=int, default=0,
                            help="CPU threads of the training; 0: as OMP_NUM_THREADS says")
         group.add_argument("--debug", type=str2bool, default=False, help="a few steps only, to see that all runs")
+        group.add_argument("--debug_conf", action=NestedDictAction, default={},
+                           help="values that replace others with --debug true, e.g. of a smaller model")
 
     @classmethod
     def tokenizer(cls, args: argparse.Namespace) -> Tokenizer:
@@ -153,7 +156,10 @@ class MultiTalkerTask(AbsTask):
             check_keys(known.config, [a.dest for a in parser._actions])
         args = parser.parse_args(argv)
         if args.debug:
-            vars(args).update(DEBUG)
+            for key in args.debug_conf:
+                if key not in vars(args):
+                    raise UserError(f"debug_conf: unknown key '{key}'; {nearest(key, vars(args))}")
+            vars(args).update(merged(vars(args), {**DEBUG, **args.debug_conf}))
         for mode in ("train", "valid"):
             directory = getattr(args, f"{mode}_dir")
             if directory is None:
@@ -177,6 +183,17 @@ class MultiTalkerTask(AbsTask):
                 json.dump(environment(), f, indent=1)
                 f.write("\n")
             cls.main(args=args)
+
+
+def merged(values: dict, changes: dict) -> dict:
+    """Return ``values`` with ``changes``; mappings are merged key by key.
+
+    >>> merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}})
+    {'a': {'b': 4, 'c': 2}, 'd': 3}
+    """
+    inner = {key: merged(values[key], value) for key, value in changes.items()
+             if isinstance(value, dict) and isinstance(values.get(key), dict)}
+    return {**values, **changes, **inner}
 
 
 @contextmanager

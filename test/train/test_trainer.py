@@ -129,6 +129,17 @@ def test_steps_of_the_schedule(clips: Path, capsys: pytest.CaptureFixture) -> No
     assert "total_steps 1 are fewer than the 3 steps" in refused(clips, "other", capsys)
 
 
+def test_debug_replaces_what_the_configuration_says(clips: Path, capsys: pytest.CaptureFixture) -> None:
+    config = clips / "train.yaml"
+    config.write_text(config.read_text() + "debug_conf: {batch_bins: 30000, encoder_conf: {output_size: 8}}\n")
+    run(clips, "exp", "--debug", "true")
+    sizes = {name: len(value) for name, value in weights(clips / "exp/latest.pth").items()}
+    assert sizes["encoder.blocks.encoder.after_norm.weight"] == 8 and len(sizes) > 20
+    config.write_text(config.read_text().replace("batch_bins: 30000", "batch_bin: 1"))
+    assert "debug_conf: unknown key 'batch_bin'; did you mean 'batch_bins'?" in refused(
+        clips, "other", capsys, "--debug", "true")
+
+
 def test_two_trainings_in_one_directory(clips: Path, capsys: pytest.CaptureFixture) -> None:
     with alone_in(clips / "exp"):
         printed = refused(clips, "exp", capsys)
