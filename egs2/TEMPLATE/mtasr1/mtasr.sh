@@ -34,6 +34,7 @@ token_type=                 # word, char or bpe; default by language
 nbpe=500                    # number of units for token_type bpe
 profile=                    # text normalisation; default by language
 unit=                       # errors are counted in words or characters (word, char); default by language
+enrolment=false             # list what speakers can be registered from (stage 4)
 # Training and decoding
 train_args=                 # further options of the training command, e.g. "--max_epoch 3"
 on_change=restart           # training step whose inputs changed: restart (the old one moves to exp/.old) or resume
@@ -239,8 +240,25 @@ stage_clips() {
     done
 }
 
+make_enrolment() { # SET
+    local options=()
+    # Training draws from the pool of stretches anew each time; for the other sets the choice is made here.
+    if [ "$1" = "${train_set}" ]; then options=(--registration false); fi
+    run ${python} -m espnet_mt_llm.bin.make_enrolment --data_dir "${datadir}/$1" --dump_dir "${dumpdir}/$1" \
+        "${options[@]}"
+}
+
 stage_enroll() {
-    log "stage enroll: ${system} uses no registered speakers, nothing to do"
+    if ! ${enrolment}; then
+        log "stage enroll: this recipe registers no speakers, nothing to do"
+        return
+    fi
+    local set
+    for set in ${train_set} ${valid_set} ${test_sets}; do
+        made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
+        inputs=("${datadir}/${set}" "${dumpdir}/${set}/supervision") outputs=("${dumpdir}/${set}/enrolment")
+        unit "${dumpdir}/.done/enrolment.${set}" make_enrolment "${set}"
+    done
 }
 
 make_tokens() {

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# AliMeeting's archives, unpacked, to data directories {train,eval,test}_{far,near}.
+set -euo pipefail
+
+datadir=data          # the data directories are made in here
+lang=zh               # language; the corpus is Mandarin
+nj=1                  # parallel jobs
+debug=false           # a few meetings only
+channel=1             # of the 8 far-field channels
+profile=zh_char       # text normalisation: zh_char (NFKC) or zh_char_official (M2MeT's script)
+allow_problems=false  # go on when single meetings cannot be used
+. utils/parse_options.sh
+. ./db.sh
+. ./path.sh
+
+[ "${lang}" = zh ] || { echo "local/data.sh: --lang ${lang}: the corpus is Mandarin; leave --lang out" >&2; exit 1; }
+common=(--out "${datadir}" --nj "${nj}" --debug "${debug}" --allow_problems "${allow_problems}")
+python3 -m espnet_mt_llm.bin.prepare_alimeeting --root "${ALIMEETING}" --channel "${channel}" --profile "${profile}" \
+    "${common[@]}"
+if [ -n "${AISHELL2}" ]; then
+    python3 -m espnet_mt_llm.bin.prepare_aishell2 --root "${AISHELL2}" "${common[@]}"
+fi
+if [ -n "${LIBRISPEECH}" ]; then
+    python3 -m espnet_mt_llm.bin.prepare_librispeech --root "${LIBRISPEECH}" "${common[@]}"
+fi
+for list in "noise ${NOISE}" "rir ${RIRS}"; do
+    if [ -n "${list#* }" ]; then
+        python3 -m espnet_mt_llm.bin.list_audio --root "${list#* }" --out "${datadir}/${list%% *}.scp"
+    fi
+done
