@@ -23,6 +23,7 @@ What keeps train, test and clip apart, for tests and on the fly alike (:func:`re
 """
 
 import json
+import logging
 import math
 import re
 from array import array
@@ -33,6 +34,8 @@ from typing import Collection, Iterable, Iterator, Mapping, Optional, Sequence
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, progress
 from espnet_mt_llm.datadir.kaldi import write_map
 from espnet_mt_llm.datadir.stretches import Pool, Span, Talk, find_stretches, one_line, read_rows, read_text_lines
+
+log = logging.getLogger(__name__)
 
 # What a clip's id may add to that of its recording: its times in hundredths of a second, and what tells apart those of
 # the same times.
@@ -105,7 +108,7 @@ def make_enrolment(
         registration: False for a training set, which draws from the pool.
 
     Raises:
-        UserError: numbers that make no sense, files that do not fit together, or no stretch at all.
+        UserError: numbers that make no sense, files that do not fit together, or none of the speakers in the sources.
     """
     if not 0.1 <= shortest <= longest:
         raise UserError(f"stretches of {shortest:g} to {longest:g} s: expected 0.1 <= min <= max")
@@ -116,10 +119,13 @@ def make_enrolment(
         raise at(data_dir, None, "mixtures enrol from the data dirs of their sources", "name them: --source_dir data/…")
     talk = Talk.read(data_dir)
     source = Talk.read(*map(Path, source_dirs)) if source_dirs else talk
+    if not set(source.spks) & set(talk.spks):
+        raise at(", ".join(map(str, source_dirs)) or data_dir, None, f"has no speaker of {data_dir}",
+                 "name a data dir that these speakers are in: --source_dir")
     pool = find_stretches(source, talk.spks, shortest, longest)
     if not len(pool):
-        where = ", ".join(map(str, source_dirs)) or data_dir
-        raise at(where, None, f"no speaker of {data_dir} talks alone for {shortest:g} s", "try a smaller --min")
+        log.warning("%s: no speaker talks alone for %g s, so none can be registered; try a smaller --min", data_dir,
+                    shortest)
     pool.write(dump_dir / "enrolment")
     seconds = tuple(pool.seconds(spk) for spk in talk.spks)
     if not registration:

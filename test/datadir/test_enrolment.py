@@ -191,6 +191,14 @@ def test_headsets_share_the_time_of_their_session(meetings):
     assert all(pool[name]["rec"] != "M1_N_x" or pool[name]["start"] >= 28.25 + MARGIN for name in chosen)
 
 
+def test_nobody_talks_alone(meetings, caplog):
+    """No mistake of anybody's: the lists are empty, and say so."""
+    found = make_enrolment(meetings / "data", meetings / "dump", shortest=9)
+    assert (found.stretches, found.complete, found.clips) == (0, 0, 12) and "try a smaller --min" in caplog.text
+    assert read_registration(meetings / "dump")["M1-0000000-0002825"].speakers == {"x": [], "y": []}
+    assert len(Pool.read(meetings / "dump" / "enrolment")) == 0
+
+
 def test_clips_of_single_utterances(tmp_path):
     """Such clips may have their speaker in the id; what is heard of them goes by the times alone."""
     write_audio(tmp_path / "M1.wav", np.ones(16000 * 30, dtype=np.int16), 16000)
@@ -298,7 +306,9 @@ def test_refusals(meetings, tmp_path, run):
     paths = ("--data_dir", meetings / "data", "--dump_dir", meetings / "dump")
     assert "stretches of 11 to 10 s: expected 0.1 <= min <= max" in refused(*paths, "--min", 11)
     assert "0 stretches, 100 distractors: expected at least 1 and 0" in refused(*paths, "--num_stretches", 0)
-    assert "talks alone for 9 s; try a smaller --min" in refused(*paths, "--min", 9)
+    DataDir.from_seglst([segment("T1", "stranger", 0, 9)], {"T1": "t.wav"}, {"T1": 9.0}).write(tmp_path / "other")
+    said = refused(*paths, "--source_dir", tmp_path / "other")
+    assert f"other: has no speaker of {meetings}/data; name a data dir" in said
     assert "nothing: no such data directory" in refused("--data_dir", tmp_path / "nothing", *paths[2:])
     assert "nothing: no such data directory" in refused(*paths, "--source_dir", tmp_path / "nothing")
     (meetings / "dump" / "supervision").unlink()
