@@ -128,24 +128,30 @@ def make_enrolment(
                     shortest)
     pool.write(dump_dir / "enrolment")
     seconds = tuple(pool.seconds(spk) for spk in talk.spks)
-    if not registration:
-        for name in ("registration", "spk2enrolment"):
-            (dump_dir / name).unlink(missing_ok=True)
-        return EnrolmentStatistics(len(pool), seconds)
+    if registration:
+        clips = read_heard(dump_dir, data_dir, talk, source)
+        return _write_registration(pool, clips, dump_dir, num_stretches, num_distractors, seed, seconds)
+    for name in ("registration", "spk2enrolment"):
+        (dump_dir / name).unlink(missing_ok=True)
+    return EnrolmentStatistics(len(pool), seconds)
+
+
+def _write_registration(pool: Pool, clips: Iterable[Heard], dump_dir: Path, num_stretches: int, num_distractors: int,
+                        seed: int, seconds: tuple[float, ...]) -> EnrolmentStatistics:
     chosen = {}
     for spk in pool.speakers:
         numbers = _choose(pool.of(spk), num_stretches, Chance(seed, "distractor", spk))
         chosen[spk] = " ".join(pool.stretch(spk, n).id for n in numbers)
     write_map(dump_dir / "spk2enrolment", chosen)
-    clips, complete, fewest = 0, 0, num_distractors
+    number, complete, fewest = 0, 0, num_distractors
     with atomic_open(dump_dir / "registration") as f:
-        for heard in progress(read_heard(dump_dir, data_dir, talk, source), f"registration of {dump_dir.name}"):
+        for heard in progress(clips, f"registration of {dump_dir.name}"):
             made = register(pool, heard, num_stretches, num_distractors, Chance(seed, heard.clip))
             f.write(f"{heard.clip} {one_line(vars(made))}\n")
-            clips += 1
+            number += 1
             complete += all(made.speakers.values())
             fewest = min(fewest, len(made.distractors))
-    return EnrolmentStatistics(len(pool), seconds, clips, complete, fewest)
+    return EnrolmentStatistics(len(pool), seconds, number, complete, fewest)
 
 
 def register(pool: Pool, heard: Heard, num_stretches: int, num_distractors: int, chance: Chance) -> Registration:
