@@ -13,6 +13,7 @@ Known errors. Latin words come in both cases, so transcripts are normalised (``z
 """
 
 import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def prepare(root: Pathlike, out: Pathlike, *, profile: str = "zh_char", nj: int 
         name = f"aishell2_{name}"
         speakers = _speakers(folder, name, profile, problems)
         chosen = {spk: speakers[spk] for spk in sorted(speakers)[:DEBUG_SPEAKERS if debug else None]}
-        summaries.append(sources.prepare_set(name, chosen, list, Path(out), problems, nj, trim))
+        summaries.append(sources.prepare_set(name, chosen, Path(out), problems, nj, trim))
     print(table(summaries), flush=True)
     problems.finish(allow_problems)
     return summaries
@@ -83,7 +84,7 @@ def _speakers(folder: Path, name: str, profile: str, problems: Problems) -> dict
     speakers: dict[str, list[Recording]] = defaultdict(list)
     missing: dict[str, list[str]] = defaultdict(list)
     for utt, path in read_map(folder / "wav.scp").items():
-        speaker = os.path.basename(os.path.dirname(path))
+        speaker = sys.intern(os.path.basename(os.path.dirname(path)))
         words = words_of(texts.pop(utt, ""), profile)
         if words:
             speakers[speaker].append(Recording(utt, speaker, os.path.join(folder, path), words))

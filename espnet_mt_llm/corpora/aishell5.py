@@ -223,7 +223,7 @@ def read_near(key: Key, profile: str, transcribed: bool) -> list[Session]:
         UserError: a TextGrid whose headset is missing, or what cannot be read.
     """
     files = list_files(key.folder)
-    near, far = _voices(key, files, "DA"), _voices(key, files, "DX")
+    near = _voices(key, files, "DA")
     sessions = []
     for seat in SEATS:
         stem = f"DA0{seat}"
@@ -232,7 +232,9 @@ def read_near(key: Key, profile: str, transcribed: bool) -> list[Session]:
         if stem not in files.audio:
             continue
         rec = f"{key.rec}_{stem}"
-        voices = [v for v in near if v.seat == seat] or [v for v in far if key.zones.get(v.speaker) == seat]
+        voices = [v for v in near if v.seat == seat]
+        if not voices and seat in key.zones.values():
+            voices = [v for v in _voices(key, files, "DX") if key.zones.get(v.speaker) == seat]
         segments = [s for voice in voices for s in _speech(voice, rec, profile, transcribed)]
         if segments:
             seats = " ".join(f"{speaker}={seat}" for speaker in sorted({s["speaker"] for s in segments}))

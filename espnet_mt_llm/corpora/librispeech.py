@@ -15,7 +15,7 @@ begin says nothing about the onset of speech; the utterances here go from onset 
 import functools
 import os
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at, nearest
 from espnet_mt_llm.corpora import sources
@@ -50,9 +50,12 @@ def prepare(root: Pathlike, out: Pathlike, *, parts: Optional[Sequence[str]] = N
     problems = Problems(out)
     summaries = []
     for part in chosen:
-        chapters = dict(list(_chapters(root, part).items())[:DEBUG_CHAPTERS if debug else None])
         name = f"librispeech_{part.replace('-', '_')}"
-        summaries.append(sources.prepare_set(name, chapters, _recordings, Path(out), problems, nj, trim))
+        chapters: dict[str, list[Recording]] = {}
+        for chapter, transcript in list(_chapters(root, part).items())[:DEBUG_CHAPTERS if debug else None]:
+            with problems.of(name, chapter):
+                chapters[chapter] = _recordings(transcript)
+        summaries.append(sources.prepare_set(name, chapters, Path(out), problems, nj, trim))
     print(table(summaries), flush=True)
     problems.finish(allow_problems)
     return summaries
@@ -133,8 +136,8 @@ def _folders(path: Pathlike) -> list[os.DirEntry]:
         return sorted((e for e in entries if e.is_dir() and e.name.isdigit()), key=lambda e: e.name)
 
 
-def _recordings(transcript: str) -> Iterator[Recording]:
+def _recordings(transcript: str) -> list[Recording]:
     """Read one chapter."""
     folder = os.path.dirname(transcript)
-    for utt, text in read_map(transcript).items():
-        yield Recording(utt, utt.partition("-")[0], os.path.join(folder, utt + ".flac"), text)
+    return [Recording(utt, utt.partition("-")[0], os.path.join(folder, utt + ".flac"), text)
+            for utt, text in read_map(transcript).items()]

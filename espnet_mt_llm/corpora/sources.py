@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, Mapping, Optional, Sequence
+from typing import Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -24,7 +24,7 @@ RUN = 5  # frames in a row that make speech; a click has fewer
 _DIGITAL_SILENCE = 1e-10  # power that is added to a frame: 10 dB below one step of 16 bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recording:
     """One utterance in a file of its own."""
 
@@ -34,13 +34,7 @@ class Recording:
     text: str
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a worker found of one group: (recording, onset, end, duration) in seconds, and what is wrong."""
-
-    good: list[tuple[Recording, float, float, float]]
-    bad: list[str]
-    problem: str = ""
+Span = tuple[float, float, float]  # onset, end and duration in seconds
 
 
 def measure_activity(paths: Mapping[str, str], nj: int = 1) -> dict[str, tuple[float, float]]:
@@ -59,7 +53,7 @@ def measure_activity(paths: Mapping[str, str], nj: int = 1) -> dict[str, tuple[f
     return {utt: (onset, end) for utt, (onset, end, _) in zip(paths, spans)}
 
 
-def activity(path: str) -> tuple[float, float, float]:
+def activity(path: str) -> Span:
     """Return (onset, end, duration) in seconds of a clean recording, by an energy rule that needs no model.
 
     The power of frames of 10 ms, without their mean, is compared with the loud and the quiet ones (the 95th and the
@@ -115,56 +109,49 @@ def _first_run(powers: np.ndarray, others: Sequence[float] = ()) -> Optional[int
     return int(np.argmax(runs)) if runs.any() else None
 
 
-def prepare_set(name: str, groups: Mapping[str, object], read: Callable[..., Iterable[Recording]], out: Path,
-                problems: Problems, nj: int = 1, trim: bool = True) -> SetSummary:
+def prepare_set(name: str, groups: Mapping[str, Sequence[Recording]], out: Path, problems: Problems, nj: int = 1,
+                trim: bool = True) -> SetSummary:
     """Write the data directory ``out/name``: one recording for each utterance.
 
     An utterance goes from the onset to the end of its speech, or over the whole file. Files that cannot be read are
     left out; they are one problem for each group.
 
     Args:
-        groups: name of a group (a chapter, a speaker) -> what ``read`` takes.
-        read: returns the group's recordings; picklable.
+        groups: recordings by what they are reported by: a chapter, a speaker.
         trim: measure the activity.
     """
-    found = in_parallel(partial(_find, read, trim), list(groups.values()), nj, name)
+    paths = [[recording.audio for recording in recordings] for recordings in groups.values()]
     wav, utterances, reco2dur = {}, [], {}
-    for group, result in zip(groups, found):
+    for group, spans in zip(groups, in_parallel(partial(_spans, trim), paths, nj, name)):
         with problems.of(name, group):
-            _complain(result)
-        for recording, onset, end, duration in result.good:
-            wav[recording.id], reco2dur[recording.id] = recording.audio, duration
-            utterances.append(Utterance(_utt(recording), recording.id, recording.speaker, onset, end, recording.text))
+            _complain(spans)
+        for recording, span in zip(groups[group], spans):
+            if not isinstance(span, str):
+                onset, end, duration = span
+                wav[recording.id], reco2dur[recording.id] = recording.audio, duration
+                utterances.append(Utterance(_utt(recording), recording.id, recording.speaker, onset, end,
+                                            recording.text))
     if wav:
         DataDir(out / name, wav, utterances, reco2dur).write(out / name)
     return SetSummary(name, len(wav), len(utterances), len({u.spk for u in utterances}), sum(reco2dur.values()))
 
 
-def _find(read: Callable[..., Iterable[Recording]], trim: bool, key: object) -> _Found:
-    result = _Found([], [])
-    try:
-        for recording in read(key):
-            try:
-                if trim:
-                    onset, end, duration = activity(recording.audio)
-                else:
-                    onset, end = 0.0, info(recording.audio).duration
-                    duration = end
-            except UserError as e:
-                result.bad.append(str(e))
-            else:
-                result.good.append((recording, onset, end, duration))
-    except UserError as e:
-        return _Found(result.good, result.bad, str(e))
-    return result
+def _spans(trim: bool, paths: Sequence[str]) -> list[Union[Span, str]]:
+    """Measure files; a message instead of the times of one that cannot be read."""
+    found: list[Union[Span, str]] = []
+    for path in paths:
+        try:
+            duration = 0.0 if trim else info(path).duration
+            found.append(activity(path) if trim else (0.0, duration, duration))
+        except UserError as e:
+            found.append(str(e))
+    return found
 
 
-def _complain(found: _Found) -> None:
-    if found.problem:
-        raise UserError(found.problem)
-    if found.bad:
-        total = len(found.bad) + len(found.good)
-        raise UserError(f"{len(found.bad)} of {total} recordings cannot be read, the first is {found.bad[0]}")
+def _complain(spans: Sequence[Union[Span, str]]) -> None:
+    bad = [span for span in spans if isinstance(span, str)]
+    if bad:
+        raise UserError(f"{len(bad)} of {len(spans)} recordings cannot be read, the first is {bad[0]}")
 
 
 def _utt(recording: Recording) -> str:
