@@ -1,4 +1,4 @@
-"""Convert who-said-what files: RTTM, STM, SegLST (.json), TextGrid (input only) and data directories."""
+"""Convert who-said-what files: RTTM, STM, SegLST (.json), TextGrid (a file, or a folder) and data directories."""
 
 import argparse
 
@@ -10,7 +10,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Declare the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", nargs="+", required=True, help="files, or data directories")
-    parser.add_argument("--output", required=True, help="file or data directory to write")
+    parser.add_argument("--output", required=True, help="file, data directory or (TextGrid) folder to write")
     parser.add_argument(
         "--input_format", choices=sorted(FORMATS), help="default: by the suffix; a directory is a data dir"
     )

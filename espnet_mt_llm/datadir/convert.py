@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Optional, Sequence
+from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map
+from espnet_mt_llm.datadir.kaldi import DataDir, read_map, read_numbers
 from espnet_mt_llm.datadir.rttm import read_rttm, write_rttm
 from espnet_mt_llm.datadir.seglst import read_seglst, write_seglst
 from espnet_mt_llm.datadir.stm import read_stm, write_stm
-from espnet_mt_llm.datadir.textgrid import read_textgrid
+from espnet_mt_llm.datadir.textgrid import read_textgrid, write_textgrid
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is recognised, read, and written (None: it is not)."""
+    """How a format is recognised, read, and written (None: it takes more than segments)."""
 
     suffix: str
     read: Callable[[Pathlike], list[dict]]
@@ -56,12 +56,17 @@ def convert(
 ) -> int:
     """Read all inputs and write them as one output; return the number of segments.
 
+    A TextGrid holds one session: of several, ``output`` is a folder, with a file ``<session>.TextGrid`` for each.
+
     Raises:
-        UserError: a file that cannot be read, a format that is not written, or a data dir without audio.
+        UserError: a file that cannot be read, a data dir without audio, or several sessions in one TextGrid.
     """
     segments: list[dict] = []
+    durations: dict[str, float] = {}
     for path in inputs:
         segments += FORMATS[input_format or format_of(path)].read(path)
+        if (Path(path) / "reco2dur").exists():
+            durations.update(read_numbers(Path(path) / "reco2dur"))
     name = output_format or format_of(output, is_input=False)
     if name == "data_dir":
         if wav_scp is None:
@@ -70,9 +75,25 @@ def convert(
         sessions = {segment["session_id"] for segment in segments}
         used = {rec: entry for rec, entry in wav.items() if rec in sessions}
         DataDir.from_seglst(segments, used).write(output)
+    elif name == "textgrid":
+        _write_textgrids(Path(output), segments, durations)
     else:
-        write = FORMATS[name].write
-        if write is None:
-            raise at(output, None, f"the format {name} is read only", "write .rttm, .stm or .json")
-        write(output, segments)
+        FORMATS[name].write(output, segments)
     return len(segments)
+
+
+def _write_textgrids(output: Path, segments: Sequence[Mapping], durations: Mapping[str, float]) -> None:
+    sessions: dict[str, list[Mapping]] = {session: [] for session in durations}
+    for segment in segments:
+        sessions.setdefault(segment["session_id"], []).append(segment)
+    single = output.suffix.lower() == FORMATS["textgrid"].suffix
+    if single and len(sessions) != 1:
+        raise at(
+            output,
+            None,
+            f"a TextGrid holds one session, and there are {len(sessions)}",
+            "name a folder for all of them: --output <folder> --output_format textgrid",
+        )
+    for session, of_session in sessions.items():
+        path = output if single else output / f"{session}.TextGrid"
+        write_textgrid(path, of_session, durations.get(session))

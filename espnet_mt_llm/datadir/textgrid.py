@@ -1,13 +1,15 @@
-"""Praat TextGrids of every text flavour (long, short, ELAN, UTF-8, UTF-16), read by Praat's own rule."""
+"""Praat TextGrids: any text flavour (long, short, ELAN, UTF-8 or -16) is read by Praat's own rule, long is written."""
 
 import codecs
 import logging
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Iterable, Mapping, Optional, Sequence
 
-from espnet_mt_llm.common import Pathlike, at
+from espnet_mt_llm.common import Pathlike, at, atomic_open
 from espnet_mt_llm.datadir.kaldi import read_text
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,82 @@ def read_textgrid(path: Pathlike) -> list[dict]:
                 {"session_id": session, "speaker": tier.name, "start_time": start, "end_time": end, "words": words}
             )
     return segments
+
+
+def write_textgrid(path: Pathlike, segments: Iterable[Mapping], duration: Optional[float] = None) -> None:
+    """Write SegLST segments of one session in Praat's long text format, a tier per speaker, atomically.
+
+    Args:
+        duration: seconds of the recording; None is the end of the last segment.
+
+    Raises:
+        UserError: what a tier cannot hold: segments of one speaker that overlap, without length, or without words.
+    """
+    tiers: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
+    for s in segments:
+        tiers[str(s["speaker"])].append((float(s["start_time"]), float(s["end_time"]), str(s["words"])))
+    last = max((end for spans in tiers.values() for _, end, _ in spans), default=0.0)
+    xmax = max(last, duration or 0.0)
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0 ",
+        f"xmax = {_number(xmax)} ",
+        "tiers? <exists> " if tiers else "tiers? <absent> ",
+        *([f"size = {len(tiers)} ", "item []: "] if tiers else []),
+    ]
+    for number, name in enumerate(sorted(tiers), 1):
+        spans = _filled(path, name, sorted(tiers[name]), xmax)
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier" ',
+            f"        name = {_quoted(name)} ",
+            "        xmin = 0 ",
+            f"        xmax = {_number(xmax)} ",
+            f"        intervals: size = {len(spans)} ",
+        ]
+        for i, (start, end, words) in enumerate(spans, 1):
+            lines += [
+                f"        intervals [{i}]:",
+                f"            xmin = {_number(start)} ",
+                f"            xmax = {_number(end)} ",
+                f"            text = {_quoted(words)} ",
+            ]
+    with atomic_open(path) as f:
+        f.write("\n".join(lines) + "\n")
+
+
+def _filled(
+    path: Pathlike, name: str, spans: Sequence[tuple[float, float, str]], xmax: float
+) -> list[tuple[float, float, str]]:
+    """Put empty intervals between those with words, for a tier has no holes; less than a microsecond is none."""
+    filled: list[tuple[float, float, str]] = []
+    for start, end, words in spans:
+        before = filled[-1] if filled else (0.0, 0.0, "")
+        if abs(start - before[1]) < 1e-6:
+            start = before[1]
+        this = f"tier {name}: '{words}' from {_number(start)} to {_number(end)} s"
+        if not 0 <= start < end or not words.strip():
+            raise at(path, None, f"{this} has no {'words' if 0 <= start < end else 'length'}", "leave it out first")
+        if start < before[1]:
+            other = f"'{before[2]}' from {_number(before[0])} to {_number(before[1])} s"
+            raise at(path, None, f"{this} overlaps {other}", "correct the times, or write .rttm, .stm or .json")
+        if start > before[1]:
+            filled.append((before[1], start, ""))
+        filled.append((start, end, words))
+    if not filled or filled[-1][1] < xmax:
+        filled.append((filled[-1][1] if filled else 0.0, xmax, ""))
+    return filled
+
+
+def _number(seconds: float) -> str:
+    """Write the shortest decimals that read back as the same number, as Praat does: 2.0 is 2."""
+    return repr(seconds).removesuffix(".0")
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _decoded(path: Pathlike) -> str:

@@ -3,16 +3,20 @@
 import json
 
 import meeteval
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
+from espnet_mt_llm.datadir.audio import write_audio
 from espnet_mt_llm.datadir.convert import convert, format_of
-from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.kaldi import DataDir, write_map
 from espnet_mt_llm.datadir.rttm import read_rttm, write_rttm
 from espnet_mt_llm.datadir.seglst import read_seglst, write_seglst
 from espnet_mt_llm.datadir.stm import read_stm, write_stm
+from espnet_mt_llm.datadir.textgrid import read_tiers
+from espnet_mt_llm.datadir.validate import validate
 
 NAMES = st.text("abcXYZ019_.-", min_size=1, max_size=6)
 TIMES = st.tuples(st.integers(0, 10**9), st.integers(0, 10**8)).map(lambda t: (t[0] / 1e6, (t[0] + t[1]) / 1e6))
@@ -163,7 +167,69 @@ def test_convert_round_the_formats(data_dir, tmp_path):
     assert DataDir.read(tmp_path / "back").utterances == DataDir.read(data_dir).utterances
     with pytest.raises(UserError, match="give --wav_scp"):
         convert([tmp_path / "b.json"], tmp_path / "back")
-    with pytest.raises(UserError, match="read only"):
+    with pytest.raises(UserError, match="holds one session, and there are 2; name a folder.*--output_format textgrid"):
         convert([tmp_path / "b.json"], tmp_path / "x.TextGrid")
     with pytest.raises(UserError, match="no such file"):
         format_of(tmp_path / "nothing.xyz")
+
+
+def test_convert_to_textgrids_and_back(data_dir, tmp_path, run):
+    ran = run("convert_segments", "--input", data_dir, "--output", tmp_path / "grids", "--output_format", "textgrid")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    files = sorted((tmp_path / "grids").iterdir())
+    assert [f.name for f in files] == ["A.TextGrid", "B.TextGrid"]
+    assert "xmax = 8.5 \n" in files[1].read_text(), "the recording goes on after the last word"
+    convert(files, tmp_path / "back", wav_scp=data_dir / "wav.scp")
+    assert DataDir.read(tmp_path / "back").utterances == DataDir.read(data_dir).utterances
+    convert(files[:1], tmp_path / "one.TextGrid")
+    ran = run("convert_segments", "--input", *files, "--output", tmp_path / "one.TextGrid")
+    assert ran.returncode == 1 and "a TextGrid holds one session, and there are 2" in ran.stderr
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """Forty minutes of silence at 100 Hz: a header, for sessions whose audio is not here."""
+    path = tmp_path_factory.mktemp("quiet") / "quiet.wav"
+    write_audio(path, np.zeros(2400 * 100, np.int16), 100)
+    return path
+
+
+CENTISECONDS = st.lists(
+    st.tuples(st.sampled_from(["r1", "r2"]), st.sampled_from(["a", "b.c"]), st.integers(0, 1000), st.integers(1, 500)),
+    min_size=1, max_size=12, unique=True,
+)
+
+
+@given(CENTISECONDS)
+def test_rttm_to_data_dir_to_rttm(tmp_path_factory, quiet, rows):
+    path = tmp_path_factory.mktemp("round")
+    write_map(path / "wav.scp", {"r1": str(quiet), "r2": str(quiet)})
+    write_rttm(path / "a.rttm", [
+        {"session_id": rec, "speaker": spk, "start_time": start / 100, "end_time": (start + length) / 100}
+        for rec, spk, start, length in rows
+    ])
+    convert([path / "a.rttm"], path / "data", wav_scp=path / "wav.scp")
+    assert validate(path / "data") == [], "a set for diarization alone"
+    convert([path / "data"], path / "b.rttm")
+    assert (path / "b.rttm").read_bytes() == (path / "a.rttm").read_bytes()
+
+
+def test_real_meetings_go_round(real_data, tmp_path, quiet):
+    """TextGrid to data dir to TextGrid, and on to RTTM and back by a data dir without words."""
+    files = sorted((real_data / "alimeeting" / "Eval_Ali_far" / "textgrid_dir").glob("*.TextGrid"))
+    write_map(tmp_path / "wav.scp", {f.stem: str(quiet) for f in files})
+    count = convert(files, tmp_path / "data", wav_scp=tmp_path / "wav.scp")
+    assert validate(tmp_path / "data") == [] and count > 3000
+    convert([tmp_path / "data"], tmp_path / "grids", output_format="textgrid")
+    for f in files:
+        before, after = read_tiers(f), read_tiers(tmp_path / "grids" / f.name)
+        spoken = {t.name: [(s, e, " ".join(x.split())) for s, e, x in t.spans if x.strip()] for t in before}
+        assert {t.name: [span for span in t.spans if span[2]] for t in after} == spoken
+        for tier in after:
+            assert tier.spans[0][0] == 0 and tier.spans[-1][1] == 2400
+            assert all(a[1] == b[0] for a, b in zip(tier.spans, tier.spans[1:])), "a tier has no holes"
+    convert([tmp_path / "data"], tmp_path / "a.rttm")
+    convert([tmp_path / "a.rttm"], tmp_path / "mute", wav_scp=tmp_path / "wav.scp")
+    assert validate(tmp_path / "mute") == []
+    convert([tmp_path / "mute"], tmp_path / "b.rttm")
+    assert (tmp_path / "b.rttm").read_bytes() == (tmp_path / "a.rttm").read_bytes()

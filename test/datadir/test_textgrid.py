@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.datadir.textgrid import read_textgrid, read_tiers
+from espnet_mt_llm.datadir.textgrid import read_textgrid, read_tiers, write_textgrid
 
 
 def long_form(tiers):
@@ -145,3 +145,70 @@ def test_not_utf8(tmp_path):
     (tmp_path / "a.TextGrid").write_bytes(long_form([("s", [(0, 1, "好")])]).encode("gb18030"))
     with pytest.raises(UserError, match="a.TextGrid:18: not UTF-8 .*iconv -f GB18030"):
         read_textgrid(tmp_path / "a.TextGrid")
+
+
+WORDS = st.text('ab "=<>[]:!1.好', min_size=1, max_size=8).filter(lambda words: words.split())
+
+
+SPOKEN = st.lists(st.tuples(st.integers(1, 50000), st.integers(0, 9000), WORDS), max_size=5)
+
+
+@given(
+    st.dictionaries(WORDS, SPOKEN, max_size=4),
+    st.sampled_from([None, 0.0, 1e4]),
+)
+def test_written_segments_read_back(tmp_path_factory, speakers, duration):
+    segments = []
+    for name, rows in speakers.items():
+        now = 0
+        for length, pause, words in rows:
+            segments.append({
+                "session_id": "a", "speaker": name, "start_time": (now + pause) / 1000,
+                "end_time": (now + pause + length) / 1000, "words": " ".join(words.split()),
+            })
+            now += pause + length
+    path = tmp_path_factory.mktemp("grid") / "a.TextGrid"
+    write_textgrid(path, segments, duration)
+    assert read_textgrid(path) == sorted(segments, key=lambda s: (s["speaker"], s["start_time"]))
+    for tier in read_tiers(path):
+        assert tier.spans[0][0] == 0 and all(a[1] == b[0] for a, b in zip(tier.spans, tier.spans[1:]))
+        assert duration != 1e4 or tier.spans[-1][1] == 1e4
+    first = path.read_bytes()
+    write_textgrid(path, segments[::-1], duration)
+    assert path.read_bytes() == first
+
+
+def test_a_written_file_is_what_praat_writes(tmp_path):
+    segment = {"session_id": "a", "speaker": "s", "start_time": 1.0, "end_time": 2.5, "words": 'say "好"'}
+    write_textgrid(tmp_path / "a.TextGrid", [segment], 9)
+    spans = [(0, 1, ""), (1, 2.5, 'say "好"'), (2.5, 9, "")]
+    assert (tmp_path / "a.TextGrid").read_text() == long_form([("s", spans)])
+    write_textgrid(tmp_path / "a.TextGrid", [], 9)
+    assert read_tiers(tmp_path / "a.TextGrid") == []
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "words", "message"),
+    [
+        (1.5, 3, "b", "tier s: 'b' from 1.5 to 3 s overlaps 'a' from 1 to 2 s; correct the times, or write .rttm"),
+        (3, 3, "b", "tier s: 'b' from 3 to 3 s has no length"),
+        (-1, 0.5, "b", "tier s: 'b' from -1 to 0.5 s has no length"),
+        (3, 4, " ", "tier s: ' ' from 3 to 4 s has no words"),
+    ],
+)
+def test_what_a_tier_cannot_hold(tmp_path, start, end, words, message):
+    segments = [
+        {"session_id": "a", "speaker": "s", "start_time": a, "end_time": b, "words": w}
+        for a, b, w in ((1, 2, "a"), (start, end, words))
+    ]
+    with pytest.raises(UserError) as error:
+        write_textgrid(tmp_path / "a.TextGrid", segments, 9)
+    assert message in str(error.value) and not (tmp_path / "a.TextGrid").exists()
+
+
+def test_times_that_computing_blurred_touch(tmp_path):
+    rows = ((0.0, 0.1 + 0.2, "a"), (0.3, 0.5, "b"), (0.5 + 1e-9, 1.0, "c"))
+    segments = [{"session_id": "a", "speaker": "s", "start_time": a, "end_time": b, "words": w} for a, b, w in rows]
+    write_textgrid(tmp_path / "a.TextGrid", segments)
+    (tier,) = read_tiers(tmp_path / "a.TextGrid")
+    assert [text for _, _, text in tier.spans] == ["a", "b", "c"] and tier.spans[1][0] == 0.1 + 0.2
