@@ -222,7 +222,9 @@ def _prepare_one(read: Callable[[Any], list[Session]], key: Any) -> _Prepared:
     with _collected_log() as records:
         try:
             return _Prepared([_checked(session) for session in read(key)], records)
-        except (UserError, UnicodeDecodeError, OSError) as e:
+        except UnicodeDecodeError as e:
+            return _Prepared([], records, f"its annotation cannot be decoded ({e}); copy it again")
+        except (UserError, OSError) as e:
             return _Prepared([], records, str(e))
 
 
