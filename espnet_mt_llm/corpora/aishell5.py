@@ -17,7 +17,7 @@ A scenario code has the windows (N1-N3 open, M closed), the car's state (A-L) an
 baseline's README names is not published.
 
 Known errors. Near audio is promised for train alone and found in others; either is fine. The TextGrids of eval_track1
-may have times without text: then eval1 is for diarisation alone and has no file ``text``. Intervals like ``*情景三。``
+may have times without text: then eval1 is for diarisation alone, with empty transcripts. Intervals like ``*情景三。``
 are scenario prompts; their words are kept.
 """
 
@@ -116,7 +116,7 @@ def prepare(root: Pathlike, out: Pathlike, *, channel: int = 1, profile: str = "
             read = partial(read_near, profile=profile, transcribed=transcribed)
             summaries.append(prepare_set(f"{name}_near", near, read, out, problems, nj))
         if not transcribed:
-            _without_text(out, name)
+            log.warning("%s: its TextGrids have no text; transcripts are empty, it is for diarisation alone", name)
     if "eval2" in folders:
         _link(out / "aishell5_eval", "eval2_far")
     if "noise" in folders:
@@ -135,8 +135,7 @@ def find_sets(root: Pathlike) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in _folders(root) + [deeper for path in _folders(root) for deeper in _folders(path)]:
         name = _FOLDERS.get(os.path.basename(path).lower())
-        # Sessions are numbered; scenes of noise may have any name, but a folder in the folder is a nested archive.
-        if name is None or not (_sessions(path) if name != "noise" else not os.path.isdir(os.path.join(path, "noise"))):
+        if name is None or not _holds_set(path, name):
             continue
         if name in found:
             raise at(path, None, f"the set {name} is there twice, the other one is {found[name]}",
@@ -360,13 +359,6 @@ def _tiers(key: Key) -> Iterator[Tier]:
             log.debug("%s: cannot be read", path)
 
 
-def _without_text(out: Path, name: str) -> None:
-    """Leave a set of times alone without the file ``text``, as Kaldi does (``validate_data_dir.sh --no-text``)."""
-    log.warning("%s: its TextGrids have no text; it is for diarisation alone and has no file 'text'", name)
-    for path in out.glob(f"{name}_*/text"):
-        path.unlink()
-
-
 def _link(path: Path, target: str) -> None:
     """Make a relative link, atomically, where there is none to this target."""
     if path.is_symlink() and os.readlink(path) == target or not (path.parent / target).is_dir():
@@ -399,6 +391,13 @@ def _folders(path: Pathlike) -> list[str]:
         return []
     with os.scandir(path) as entries:
         return sorted(entry.path for entry in entries if entry.is_dir())
+
+
+def _holds_set(path: str, name: str) -> bool:
+    """Tell a set from the folder around it that some archives have: sessions are numbered, scenes of noise are not."""
+    if name == "noise":
+        return not any(os.path.basename(inner).lower() == "noise" for inner in _folders(path))
+    return bool(_sessions(path))
 
 
 def _sessions(folder: Pathlike) -> list[str]:
