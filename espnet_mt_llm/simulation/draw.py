@@ -3,6 +3,7 @@
 import json
 import math
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +23,15 @@ from espnet_mt_llm.simulation.turn_statistics import TurnStatistics, activity, r
 
 REPORT = "conversation_report.json"
 _ATTEMPTS = 100
+_CHUNK = 16  # mixtures that a process draws at a time
+_CACHE_BYTES = 512 << 20  # of decoded sources, in all processes together
+_MEASURED = 100_000  # sources whose levels are remembered
 # Directories of sources that need a corpus of their own -> the variable of db.sh that says where it is.
 _VARIABLES = {"librispeech_": "LIBRISPEECH", "aishell2_": "AISHELL2"}
 
 
 def draw_mixtures(source_dir: DataDir, config: SimulationConfig, name: str,
-                  statistics: Optional[TurnStatistics] = None) -> Iterator[Mixture]:
+                  statistics: Optional[TurnStatistics] = None, nj: int = 1) -> Iterator[Mixture]:
     """Draw the mixtures of the set ``name``, fewest talkers first; the same arguments give the same mixtures.
 
     Speakers are drawn evenly and without repetition, then one utterance of each; or, for a conversation, as many as
@@ -35,24 +39,46 @@ def draw_mixtures(source_dir: DataDir, config: SimulationConfig, name: str,
 
     Args:
         statistics: what conversations are drawn from where the configuration says so.
+        nj: how many processes draw; the mixtures are the same.
 
     Raises:
         UserError: too few speakers, or the sources are too long for ``max_duration`` or ``duration``.
     """
-    drawer = _Drawer(source_dir, config, name, statistics)
-    for talkers in sorted(config.num_mixtures):
-        for index in range(config.num_mixtures[talkers]):
+    drawer = _Drawer(source_dir, config, name, statistics, _CACHE_BYTES // max(nj, 1))
+    wanted = [(talkers, index) for talkers in sorted(config.num_mixtures)
+              for index in range(config.num_mixtures[talkers])]
+    if nj <= 1 or len(wanted) <= _CHUNK:
+        for talkers, index in wanted:
             yield drawer.draw(talkers, index)
+        return
+    chunks = [wanted[k:k + _CHUNK] for k in range(0, len(wanted), _CHUNK)]
+    with ProcessPoolExecutor(nj, initializer=_keep, initargs=(drawer,)) as pool:
+        for chunk in pool.map(_draw_chunk, chunks):
+            yield from chunk
+
+
+_kept: "Optional[_Drawer]" = None  # of a process that draws
+
+
+def _keep(drawer: "_Drawer") -> None:
+    global _kept
+    _kept = drawer
+
+
+def _draw_chunk(wanted: Sequence[tuple[int, int]]) -> list[Mixture]:
+    assert _kept is not None
+    return [_kept.draw(talkers, index) for talkers, index in wanted]
 
 
 class _Drawer:
     """The utterances of a directory by speaker, and the levels that were measured so far."""
 
-    def __init__(self, source_dir: DataDir, config: SimulationConfig, name: str, statistics: Optional[TurnStatistics]):
+    def __init__(self, source_dir: DataDir, config: SimulationConfig, name: str, statistics: Optional[TurnStatistics],
+                 cache_bytes: int):
         self.config = config
         self.name = name
         self.sources = source_dir
-        self.cache = SourceCache()
+        self.cache = SourceCache(cache_bytes)
         by_speaker: dict[str, list[Utterance]] = defaultdict(list)
         for utterance in source_dir.utterances:
             by_speaker[utterance.spk].append(utterance)
@@ -146,6 +172,8 @@ class _Drawer:
         """Return RMS and peak of the dry source, full scale = 1."""
         key = (source.wav, source.start, source.end, source.channel)
         if key not in self._levels:
+            if len(self._levels) >= _MEASURED:
+                self._levels.clear()
             signal = self.cache.source(source, self.config.rate).astype(np.float32)
             rms = math.sqrt(float(np.mean(np.square(signal, dtype=np.float64)))) if len(signal) else 0.0
             peak = float(np.max(np.abs(signal), initial=0.0))
@@ -233,8 +261,10 @@ def overlap_share(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
-              sets: Optional[Sequence[str]] = None) -> dict[str, int]:
+              sets: Optional[Sequence[str]] = None, nj: int = 1) -> dict[str, int]:
     """Draw and write the sets (all by default) below ``data_dir``; return set -> number of mixtures.
+
+    The data directory of conversations has a report besides (:func:`write_report`). ``nj`` processes draw.
 
     Raises:
         UserError: an unknown set, a source directory that is not there, or what :func:`draw_mixtures` raises.
@@ -249,7 +279,7 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
             raise at(out, None, "is a data directory that was not simulated; it is not overwritten",
                      "give the set another name in the configuration")
         statistics = _statistics(config, data_dir) if config.conversation == STATISTICS else None
-        drawn = draw_mixtures(read_sources(data_dir, config.sources), config, name, statistics)
+        drawn = draw_mixtures(read_sources(data_dir, config.sources), config, name, statistics, nj)
         numbers[name] = write_set(progress(drawn, f"drawing {name}", sum(config.num_mixtures.values())), config, out)
         if config.conversation:
             write_report(config, statistics, out)

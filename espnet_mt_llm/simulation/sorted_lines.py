@@ -1,6 +1,7 @@
 """Sort more lines than fit into memory."""
 
 import heapq
+import sys
 import tempfile
 from contextlib import ExitStack
 from typing import Iterator, TextIO
@@ -11,14 +12,14 @@ from espnet_mt_llm.common import Pathlike
 class SortedLines:
     """Lines that come in any order and go out sorted by code points, as LC_ALL=C sorts them.
 
-    Up to ``max_chars`` are held; beyond that, sorted runs go to nameless temporary files in ``directory``.
+    Up to ``max_bytes`` are held; beyond that, sorted runs go to nameless temporary files in ``directory``.
     """
 
-    def __init__(self, directory: Pathlike, max_chars: int = 48 << 20):
+    def __init__(self, directory: Pathlike, max_bytes: int = 32 << 20):
         self._directory = directory
-        self._max_chars = max_chars
+        self._max_bytes = max_bytes
         self._lines: list[str] = []
-        self._chars = 0
+        self._bytes = 0
         self._runs: list[TextIO] = []
         self._files = ExitStack()
 
@@ -31,13 +32,13 @@ class SortedLines:
     def add(self, line: str) -> None:
         """Add a line; it holds no line break."""
         self._lines.append(line)
-        self._chars += len(line) + 64  # what Python adds to a string
-        if self._chars > self._max_chars:
+        self._bytes += sys.getsizeof(line)
+        if self._bytes > self._max_bytes:
             run = self._files.enter_context(
                 tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=self._directory))
             run.writelines(line + "\n" for line in sorted(self._lines))
             self._runs.append(run)
-            self._lines, self._chars = [], 0
+            self._lines, self._bytes = [], 0
 
     def __iter__(self) -> Iterator[str]:
         for run in self._runs:

@@ -57,8 +57,8 @@ def test_defaults_of_conversations():
     simple = SimulationConfig.parse(CONVERSATION, "conf.yaml")
     assert (simple.duration, simple.gap, simple.snr, simple.max_gap, simple.overlap) == (50, (0.1, 0.5), (10, 20), None,
                                                                                         None)
-    fitted = SimulationConfig.parse({**CONVERSATION, "conversation": "statistics", "statistics": "dev_far", "snr": [0, 5],
-                                     "source": ["a", "b"]}, "conf.yaml")
+    values = {"conversation": "statistics", "statistics": "dev_far", "snr": [0, 5], "source": ["a", "b"]}
+    fitted = SimulationConfig.parse({**CONVERSATION, **values}, "conf.yaml")
     assert (fitted.duration, fitted.gap, fitted.snr, fitted.max_gap) == (50, None, (0, 5), 7)
     assert fitted.sources == ("a", "b") and simple.sources == ("train",)
     assert SimulationConfig.parse({"source": "a", "num_mixtures": {1: 1}}, "conf.yaml").snr == (5, 20)

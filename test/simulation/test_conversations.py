@@ -1,16 +1,21 @@
 """Simulated conversations: the rules of their timing, and turns, pauses and overlaps as in the real ones."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import Chance, UserError
-from espnet_mt_llm.datadir.audio import read_audio, write_audio
+from espnet_mt_llm.corpora import fsdd
+from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id, write_map
 from espnet_mt_llm.datadir.rttm import write_rttm
 from espnet_mt_llm.datadir.stm import read_stm
@@ -20,7 +25,7 @@ from espnet_mt_llm.simulation.conversations import FittedSteps, Pool, Step, conc
 from espnet_mt_llm.simulation.draw import REPORT, draw_mixtures, draw_sets, read_sources
 from espnet_mt_llm.simulation.manifest import Manifest
 from espnet_mt_llm.simulation.mixtures import MixtureReader, SourceCache, render
-from espnet_mt_llm.simulation.turn_statistics import TurnStatistics, read_statistics
+from espnet_mt_llm.simulation.turn_statistics import ROWS, TurnStatistics, read_statistics
 from espnet_mt_llm.simulation.write import write_mixtures
 
 RATE = 16000
@@ -237,6 +242,18 @@ def test_a_conversation_depends_on_its_number_alone(sources, config):
     assert few != drawn(sources, replace(config, num_mixtures={3: 2}, seed=1))
 
 
+def test_several_processes_draw_the_same(sources, config):
+    config = replace(config, num_mixtures={2: 12, 3: 9})
+    statistics = read_statistics(config.statistics).limited(7) if config.statistics else None
+    one, two = (list(draw_mixtures(sources, config, "talk", statistics, nj)) for nj in (1, 2))
+    assert one == two and len(one) == 21
+
+
+def test_a_mistake_in_a_process_is_the_users(sources):
+    with pytest.raises(UserError, match="never within duration"):
+        list(draw_mixtures(sources, configuration(duration=0.9, num_mixtures={3: 20}), "talk", None, 2))
+
+
 def test_sets_are_written_and_streamed_alike_with_the_same_bytes(sources, config, tmp_path):
     configs = {"written": config, "piped": replace(config, write=False)}
     assert draw_sets(configs, tmp_path) == {"written": 6, "piped": 6}
@@ -273,11 +290,27 @@ def test_report(sources, config, tmp_path):
         assert report["target"]["same_speaker"] == pytest.approx((1 / 2 + 1 / 3) / 2, abs=1e-4)
 
 
+def test_command_prints_target_and_achieved(sources, target, tmp_path, repository):
+    (tmp_path / "simulate.yaml").write_text(
+        f"defaults: {{source: {sources.path}, num_mixtures: {{2: 2}}}}\nmix: {{}}\n"
+        f"talk: {{conversation: statistics, statistics: {target}, duration: 5}}\n")
+    command = [sys.executable, "-m", "espnet_mt_llm.bin.draw_mixtures", "--config", str(tmp_path / "simulate.yaml"),
+               "--data_dir", str(tmp_path / "data"), "--nj", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines[0].endswith("/mix: 2 mixtures") and "/talk: 2 conversations, " in lines[1]
+    assert lines[2].split() == ["target", "achieved"] and len(lines) == 3 + len(ROWS)
+    (tmp_path / "simulate.yaml").write_text(f"talk: {{source: {sources.path}, num_mixtures: {{2: 2}}, "
+                                            "conversation: statistics, statistics: nowhere}\n")
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 1 and "nowhere: no such data directory" in ran.stderr and "Traceback" not in ran.stderr
+
+
 def test_sources_of_several_directories(tmp_path, sources):
     """Two directories call different people S0: their speakers are kept apart, and channels come along."""
     other = {"rec00": str(tmp_path / "stereo.wav")}
-    import soundfile
-
     soundfile.write(tmp_path / "stereo.wav", np.random.default_rng(3).normal(0, 0.05, (2 * RATE, 2)), RATE)
     DataDir(tmp_path, other, [Utterance(make_utt_id("S0", "rec00", a / 4, a / 4 + 0.25), "rec00", "S0", a / 4,
                                         a / 4 + 0.25, "hi") for a in range(8)],
@@ -328,8 +361,6 @@ def test_statistics_may_be_a_set_beside_the_sources(sources, tmp_path):
 
 def test_real_noise_rooms_and_speech(real_data, tmp_path):
     """Digit strings of real speakers, in rooms, with noise, timed as an AliMeeting meeting."""
-    from espnet_mt_llm.corpora import fsdd
-
     write_map(tmp_path / "rir.scp", {f"rir{k}": str(real_data / "noise_rir" / f"rir{k}.wav") for k in range(1, 5)})
     write_map(tmp_path / "noise.scp", {f"n{k}": str(real_data / "noise_rir" / f"noise{k}.wav") for k in range(1, 6)})
     fsdd.prepare(real_data / "fsdd", tmp_path / "data", {"test": 60})
@@ -344,4 +375,3 @@ def test_real_noise_rooms_and_speech(real_data, tmp_path):
     for rec, entry in DataDir.read(tmp_path / "data" / "talk").wav.items():
         samples, rate = read_audio(entry)
         assert rate == RATE and 15 * RATE < len(samples) <= 20 * RATE and 0.02 < np.abs(samples).max() < 0.995
-    write_audio(tmp_path / "listen.wav", samples, RATE)
