@@ -7,7 +7,7 @@ from typing import Iterator, Mapping, Optional
 import numpy as np
 
 from espnet_mt_llm.common import Pathlike, at
-from espnet_mt_llm.datadir.audio import duration, read_audio
+from espnet_mt_llm.datadir.audio import AudioReader, duration, read_audio, to_float32
 from espnet_mt_llm.simulation import librimix
 from espnet_mt_llm.simulation.manifest import Manifest, Mixture, Source
 
@@ -46,15 +46,13 @@ class SourceCache:
         key = (wav, channel, speed, librimix.RATE)
         found = self._get(key)
         if found is None:
-            samples, rate = read_audio(wav, channel=channel)
+            with AudioReader(wav, channel) as reader:
+                rate, samples = reader.info.rate, reader.read(*reader.span(None, None))
             if rate != librimix.RATE:
                 raise at(wav, None, f"has {rate} Hz, LibriMix is made of {librimix.RATE} Hz", "copy the corpus again")
             if speed is not None:
-                return self._put(key, librimix.change_speed(samples.astype(np.float64), speed, "soxr"))
-            samples = samples * np.float32(FULL_SCALE)
-            with np.errstate(invalid="ignore"):  # float recordings may go beyond 16 bits
-                whole = samples.astype(np.int16)
-            found = self._put(key, whole if np.array_equal(whole, samples) else samples)
+                samples = librimix.change_speed(to_float32(samples).astype(np.float64), speed, "soxr")
+            found = self._put(key, samples if samples.dtype == np.int16 else samples * np.float32(FULL_SCALE))
         return found
 
     def noise(self, wav: str, start: float, num_samples: int, rate: int) -> np.ndarray:

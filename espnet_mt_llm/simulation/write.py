@@ -1,14 +1,15 @@
 """Write the audio of a drawn set: mixtures and, where the data directory lists them, their sources and noise."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from espnet_mt_llm.common import Pathlike, UserError, progress
-from espnet_mt_llm.datadir.audio import is_pipe, write_audio
+from espnet_mt_llm.datadir.audio import is_pipe
 from espnet_mt_llm.datadir.kaldi import read_map
 from espnet_mt_llm.simulation.manifest import MANIFEST, Manifest, Mixture
-from espnet_mt_llm.simulation.mixtures import FULL_SCALE, Rendered, SourceCache, render
+from espnet_mt_llm.simulation.mixtures import FULL_SCALE, Rendered, SourceCache, render, render_sum
 
 
 def write_mixtures(data_dir: Pathlike, job: int = 1, num_jobs: int = 1) -> int:
@@ -36,11 +37,29 @@ def write_mixtures(data_dir: Pathlike, job: int = 1, num_jobs: int = 1) -> int:
         missing = {part: path for part, path in targets.items() if not path.exists()}
         if missing:
             mixture = manifest[mixture_id]
-            rendered = render(mixture, cache)
+            alone = list(missing) == ["wav"]
+            rendered = Rendered(render_sum(mixture, cache), (), None) if alone else render(mixture, cache)
             for part, path in missing.items():
-                write_audio(path, as_int16(part_of(rendered, part)), mixture.rate)
+                _write(path, as_int16(part_of(rendered, part)), mixture.rate)
             written += 1
     return written
+
+
+def _write(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Write int16 samples (N,) under a temporary name and rename it.
+
+    Unlike ``write_audio`` it does not wait until the disk has the file, which would cost as much as the rendering.
+    A file that a power failure truncates is found out when it is read.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".tmp.{os.getpid()}.{path.name}")
+    try:
+        with open(tmp, "wb") as f:
+            f.write(_encoded(samples, rate, path.suffix[1:].upper()))
+        os.replace(tmp, path)
+    except BaseException:
+        tmp.unlink(missing_ok=True)
+        raise
 
 
 def part_of(rendered: Rendered, part: str) -> np.ndarray:
@@ -61,11 +80,14 @@ def as_int16(samples: np.ndarray) -> np.ndarray:
 
 def render_wav(mixture: Mixture, part: str = "wav") -> bytes:
     """Return one part of a mixture as the bytes of a WAV file."""
+    return bytes(_encoded(as_int16(part_of(render(mixture, SourceCache()), part)), mixture.rate, "WAV"))
+
+
+def _encoded(samples: np.ndarray, rate: int, form: str) -> memoryview:
     import io
 
     import soundfile
 
     buffer = io.BytesIO()
-    samples = as_int16(part_of(render(mixture, SourceCache()), part))
-    soundfile.write(buffer, samples, mixture.rate, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
+    soundfile.write(buffer, samples, rate, format=form, subtype="PCM_16")
+    return buffer.getbuffer()
