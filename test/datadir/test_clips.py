@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from espnet_mt_llm.datadir.audio import info, read_audio, write_audio
 from espnet_mt_llm.datadir.clip_policies import Rules, utterance_group, whole
 from espnet_mt_llm.datadir.clips import make_clips, merge_clips
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map, write_map
+from espnet_mt_llm.datadir.statistics import Statistics
+from espnet_mt_llm.datadir.validate import validate
 
 SPANS = st.lists(st.tuples(st.integers(0, 20000), st.integers(1, 1500)), min_size=1, max_size=30)
 
@@ -194,19 +197,138 @@ def test_refusals_name_the_repair(data_dir, tmp_path, run, caplog):
         make_clips(data_dir, tmp_path / "dump")
 
 
-def test_stereo_is_refused(data_dir, tmp_path):
+def eight_channels(path, seconds, rate=16000, subtype="PCM_16"):
     import soundfile
 
-    soundfile.write(data_dir.parent / "raw" / "A.wav", np.zeros((80000, 2)), 16000)
-    with pytest.raises(UserError, match="has 2 channels and none is chosen; name one"):
+    samples = np.random.default_rng(5).normal(0, 2000, (seconds * rate, 8)).astype(np.int16)
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return samples
+
+
+@pytest.mark.parametrize("policy", ["whole", "utterance_group", "no_overlap_cut", "random_40_50", "oracle_segments"])
+def test_the_chosen_channel_is_extracted(data_dir, tmp_path, policy):
+    samples = {
+        "A": eight_channels(data_dir.parent / "raw" / "A.wav", 5),
+        "B": eight_channels(data_dir.parent / "raw" / "B.flac", 9)[:136000],
+    }
+    import soundfile
+
+    soundfile.write(data_dir.parent / "raw" / "B.flac", samples["B"], 16000)
+    write_map(data_dir / "channel", {"A": "8", "B": "3"})
+    clips = make_clips(data_dir, tmp_path / "dump", policy=policy, max_clip=9.0, min_clip=2.0)
+    wav = read_map(tmp_path / "dump" / "wav.scp")
+    assert set(wav) == {clip.id for clip in clips} and validate(tmp_path / "dump", rate=16000) == []
+    for clip in clips:
+        assert wav[clip.id] == f"{tmp_path}/dump/audio/{clip.id}.flac"
+        span = samples[clip.rec][round(clip.start * 16000) : round(clip.end * 16000), {"A": 7, "B": 2}[clip.rec]]
+        np.testing.assert_array_equal(read_audio(wav[clip.id])[0] * 32768, span)
+    assert not (tmp_path / "dump" / "channel").exists(), "a clip has one channel"
+
+
+def test_another_channel_makes_other_clips(data_dir, tmp_path):
+    samples = eight_channels(data_dir.parent / "raw" / "A.wav", 5)
+    for channel in (2, 4):
+        write_map(data_dir / "channel", {"A": str(channel)})
+        later = os.path.getmtime(data_dir / "channel") + 10 * channel
+        os.utime(data_dir / "channel", (later, later))
         make_clips(data_dir, tmp_path / "dump")
+        read = read_audio(read_map(tmp_path / "dump" / "wav.scp")["A"])[0]
+        np.testing.assert_array_equal(read * 32768, samples[:, channel - 1])
+
+
+@pytest.mark.parametrize("name, subtype", [("A.wav", "FLOAT"), ("A.wav", "PCM_24"), ("A.flac", "PCM_16")])
+def test_each_recording_is_read_once(data_dir, tmp_path, monkeypatch, name, subtype):
+    """Clips of overlapping utterances as well; pipes are run twice at most, for the header of another is not kept."""
+    import soundfile
+
+    eight_channels(tmp_path / name, 5, subtype=subtype)
+    wav = {"A": str(tmp_path / name), "B": f"cat {read_map(data_dir / 'wav.scp')['B']} |"}
+    write_map(data_dir / "wav.scp", wav)
+    write_map(data_dir / "channel", {"A": "1"})
+    frames, sound = [], soundfile.SoundFile
+
+    class Counting(sound):
+        def read(self, count, **options):
+            frames.append(count)
+            return super().read(count, **options)
+
+    monkeypatch.setattr(soundfile, "SoundFile", Counting)
+    make_clips(data_dir, tmp_path / "dump", policy="oracle_segments")
+    # Of A 0.5 to 4 s, of B 1 to 6 and 7 to 8 s; the last sample of each is looked at once, and clips are not read.
+    assert sum(frames) <= 3.5 * 16000 + 6 * 16000 + 2
+
+
+def test_bad_channels_and_files(data_dir, tmp_path, run):
+    def refused(*options):
+        ran = run("make_clips", "--data_dir", data_dir, "--out_dir", tmp_path / "dump", *options)
+        assert ran.returncode == 1 and "Traceback" not in ran.stderr and not (tmp_path / "dump" / "wav.scp").exists()
+        return ran.stderr
+
+    path = data_dir.parent / "raw" / "A.wav"
+    eight_channels(path, 5)
+    assert "A.wav: has 8 channels and none is chosen; name one in the data directory's file 'channel'" in refused()
+    write_map(data_dir / "channel", {"A": "9"})
+    assert "A.wav: has 8 channels, not a channel 9; choose another channel" in refused()
+    write_map(data_dir / "channel", {"A": "first"})
+    assert "channel: 'A first'; expected '<recording> <number from 1 on>'" in refused()
+    write_map(data_dir / "channel", {"A": "8"})
+    path.write_bytes(path.read_bytes()[:-100000])
+    assert "A.wav: is truncated or damaged" in refused()
+    write_map(data_dir / "wav.scp", {**read_map(data_dir / "wav.scp"), "A": f"cat {tmp_path}/none.wav |"})
+    assert "the command exited with 1: cat:" in refused()
+    eight_channels(tmp_path / "A.flac", 5)
+    raw = bytearray((tmp_path / "A.flac").read_bytes())
+    raw[len(raw) // 2 : len(raw) // 2 + 5000] = bytes(5000)
+    (tmp_path / "A.flac").write_bytes(raw)
+    write_map(data_dir / "wav.scp", {**read_map(data_dir / "wav.scp"), "A": str(tmp_path / "A.flac")})
+    assert "A.flac: is truncated or damaged" in refused("--policy", "oracle_segments")
+
+
+def test_clips_without_speech_are_left_out_and_counted(data_dir, tmp_path, run):
+    write_audio(data_dir.parent / "raw" / "A.wav", np.zeros(16000 * 60, np.int16), 16000)
+    clips = make_clips(data_dir, tmp_path / "dump", policy="random_40_50", max_clip=12, min_clip=10, seed=3)
+    assert {clip.rec for clip in clips} == {"A", "B"} and len(clips) == 2
+    statistics = Statistics.read(tmp_path / "dump" / "statistics.json")
+    assert statistics.segments == 2 and statistics.left_out == pytest.approx(60 - clips[0].end, abs=1e-6)
+    again = make_clips(data_dir, tmp_path / "dump", policy="random_40_50", max_clip=12, min_clip=10, seed=3)
+    other = make_clips(data_dir, tmp_path / "other", policy="random_40_50", max_clip=12, min_clip=10, seed=4)
+    assert again == clips != other
+    for name in ("segments", "text", "utt2spk"):
+        (data_dir / name).write_text("")
+    ran = run("make_clips", "--data_dir", data_dir, "--out_dir", tmp_path / "silent", "--policy", "no_overlap_cut")
+    assert ran.returncode == 1 and "silent: there is no clip in which somebody speaks" in ran.stderr
+
+
+def test_equal_spans_get_different_names(data_dir, tmp_path):
+    segments = [
+        {"session_id": "A", "speaker": spk, "start_time": start, "end_time": 2.0, "words": "x"}
+        for spk, start in (("s1", 1.0), ("s2", 1.0), ("s2", 1.004), ("s3", 0.0))
+    ]
+    data = DataDir.from_seglst(segments[:2] + segments[3:], {"A": read_map(data_dir / "wav.scp")["A"]})
+    late = Utterance("s2-late", "A", "s2", 1.004, 2.0, "x")
+    replace(data, utterances=[*data.utterances, late]).write(tmp_path / "same")
+    clips = make_clips(tmp_path / "same", tmp_path / "dump", policy="oracle_segments")
+    stem = "A-0000100-0000200"
+    assert [clip.id for clip in clips] == ["A-0000000-0000200", stem, f"{stem}-s2", f"{stem}-s2.2"]
+    assert [len(clip.utterances) for clip in clips] == [1] * 4
+    write_audio(tmp_path / "two.wav", np.zeros(32000, np.int16), 16000)
+    together = [segments[3], {**segments[3], "speaker": "s4"}]
+    DataDir.from_seglst(together, {"A": str(tmp_path / "two.wav")}).write(tmp_path / "both")
+    clips = make_clips(tmp_path / "both", tmp_path / "dump2", policy="oracle_segments")
+    assert read_map(tmp_path / "dump2" / "wav.scp") == {"A": f"{tmp_path}/two.wav", "A-s4": f"{tmp_path}/two.wav"}
 
 
 def test_the_command(data_dir, tmp_path, run):
     for job in (1, 2):
         ran = run("make_clips", "--data_dir", data_dir, "--out_dir", tmp_path / "dump", "--job", job, "--num_jobs", 2)
         assert (ran.returncode, ran.stdout) == (0, "1 clips, 0.00 hours\n"), ran.stderr
-    assert run("merge_clips", "--out_dir", tmp_path / "dump", "--num_jobs", 2).returncode == 0
+    merged = run("merge_clips", "--out_dir", tmp_path / "dump", "--num_jobs", 2)
+    assert merged.stdout.splitlines() == [
+        "set   segments  hours  avg dur s  avg spk  overlap %  too long  left out s",
+        # 1.333 of 3.5 s of speech in A, 0.5 of 6 s in B
+        "dump         2   0.00       6.75     2.00      19.29         0         0.0",
+    ]
+    assert run("make_clips", "--data_dir", data_dir, "--out_dir", tmp_path / "dump").stdout == merged.stdout
     assert set(read_map(tmp_path / "dump" / "wav.scp")) == {"A", "B"} and not (tmp_path / "dump" / "jobs").exists()
 
 
