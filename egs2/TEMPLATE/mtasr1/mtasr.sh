@@ -129,17 +129,21 @@ set_of() { # STEP train|valid: the set that a training step names in its configu
     echo "${named:-${!default}}"
 }
 
-clip_sets() { # every set that is cut into clips, once
-    local step set sets=" "
-    for set in ${train_set} ${valid_set} ${test_sets} $(
-        for step in "${steps[@]}"; do
-            set_of "${step}" train
-            set_of "${step}" valid
-        done
-    ); do
-        [[ ${sets} == *" ${set} "* ]] || sets+="${set} "
+clip_sets() { # every set that is cut into clips
+    local step
+    # shellcheck disable=SC2086
+    once ${train_set} ${valid_set} ${test_sets} $(for step in "${steps[@]}"; do
+        set_of "${step}" train
+        set_of "${step}" valid
+    done)
+}
+
+once() { # WORDS: each of them once, in their order
+    local word words=" "
+    for word in "$@"; do
+        [[ ${words} == *" ${word} "* ]] || words+="${word} "
     done
-    echo "${sets}"
+    echo "${words}"
 }
 
 data_dirs() { # simulated|recorded: the data directories of this kind
@@ -254,7 +258,8 @@ stage_enroll() {
         return
     fi
     local set
-    for set in ${train_set} ${valid_set} ${test_sets}; do
+    # shellcheck disable=SC2086
+    for set in $(once ${train_set} ${valid_set} ${test_sets}); do
         made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
         inputs=("${datadir}/${set}" "${dumpdir}/${set}/supervision") outputs=("${dumpdir}/${set}/enrolment")
         unit "${dumpdir}/.done/enrolment.${set}" make_enrolment "${set}"
