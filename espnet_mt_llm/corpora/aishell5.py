@@ -4,7 +4,7 @@ Fact sheet. More than 100 hours, 165 speakers, 16 kHz, 16 bits: train 94 h (568 
 3.58 h (18 sessions each), 2-4 speakers a session of about 10 minutes, and 40 h of in-car noise. OpenSLR 159, CC BY-SA
 4.0; Dai et al., Interspeech 2025, arXiv 2505.23036. Users of the archives count more audio than the paper: dev 3.93 h,
 eval1 3.57 h, eval2 3.89 h, two speakers in every session, speech in about 80 % of the time. The AISHELL5-Eval set of
-speaker-diarised recognition papers is eval2 (3.58 h): ``aishell5_eval`` here.
+speaker-attributed recognition papers is eval2 (3.58 h): ``aishell5_eval`` here.
 
 Channels. Far: one microphone above each door handle, four files of their own (seat 1 driver, 2 front passenger, 3 rear
 right, 4 rear left). Near: a headset for each speaker. Echo: left and right of the car stereo, where it was on.
@@ -17,7 +17,7 @@ A scenario code has the windows (N1-N3 open, M closed), the car's state (A-L) an
 baseline's README names is not published.
 
 Known errors. Near audio is promised for train alone and found in others; either is fine. The TextGrids of eval_track1
-may have times without text: then eval1 is for diarisation alone, with empty transcripts. Intervals like ``*情景三。``
+may have times without text: then eval1 is for diarization alone, with empty transcripts. Intervals like ``*情景三。``
 are scenario prompts; their words are kept.
 """
 
@@ -71,7 +71,7 @@ class Files:
 class Voice:
     """A speaker's intervals in a TextGrid; ``seat`` is None where the file does not tell.
 
-    ``named`` says that the speaker is known beyond this session, by the tier's name or by his seat.
+    ``named`` says that the speaker is known beyond this session, by the tier's name or by the seat.
     """
 
     speaker: str
@@ -116,7 +116,7 @@ def prepare(root: Pathlike, out: Pathlike, *, channel: int = 1, profile: str = "
             read = partial(read_near, profile=profile, transcribed=transcribed)
             summaries.append(prepare_set(f"{name}_near", near, read, out, problems, nj))
         if not transcribed:
-            log.warning("%s: its TextGrids have no text; transcripts are empty, it is for diarisation alone", name)
+            log.warning("%s: its TextGrids have no text; transcripts are empty, it is for diarization alone", name)
     if "eval2" in folders:
         _link(out / "aishell5_eval", "eval2_far")
     if "noise" in folders:
@@ -308,7 +308,7 @@ def _compare(earlier: Voice, voice: Voice, kind: str) -> None:
 
 
 def _speaker(key: Key, name: str, seat: Optional[int], number: int) -> tuple[str, bool]:
-    """Return a tier's speaker, and whether he is known beyond this session."""
+    """Return a tier's speaker, and whether the name holds beyond this session."""
     if _SPEAKER.fullmatch(name):
         return name, True
     for speaker, zone in key.zones.items():

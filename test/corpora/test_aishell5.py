@@ -141,7 +141,7 @@ def test_another_microphone_and_a_second_run(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("label", [None, "-", "<X>"])
-def test_eval1_without_text_is_for_diarisation_alone(corpus, tmp_path, label):
+def test_eval1_without_text_is_for_diarization_alone(corpus, tmp_path, label):
     talk = {speaker: [(start, end, label or "") for start, end, _ in spans] for speaker, spans in TALK["001"].items()}
     # Without a label, only the intervals of speech are listed: there are gaps between them.
     text = textgrid(talk) if label else "\n".join(_speech_only(talk)) + "\n"
@@ -316,17 +316,24 @@ def _late(folder):
     (_late, "begin after the end of the audio (1 s)"),
     (lambda folder: (folder / "DX01C01.wav").unlink(), "no DX01C01.wav, only the far microphones 2, 3, 4"),
 ])
-def test_a_session_with_a_problem_does_not_stop_the_others(corpus, tmp_path, repository, damage, words):
+def test_a_session_with_a_problem_does_not_stop_the_others(corpus, tmp_path, damage, words):
     damage(corpus / "train" / "387")
-    out = tmp_path / "data"
-    ran = run(repository, "--root", corpus, "--out", out, "--nj", 2)
-    assert ran.returncode == 1 and "Traceback" not in ran.stderr
-    assert f"problems, see {out}/problems.tsv; everything else was prepared" in ran.stderr
-    rows = [line.split("\t") for line in (out / "problems.tsv").read_text(encoding="utf-8").splitlines()]
+    with pytest.raises(UserError, match="problems.tsv; everything else was prepared"):
+        aishell5.prepare(corpus, tmp_path)
+    rows = [line.split("\t") for line in (tmp_path / "problems.tsv").read_text(encoding="utf-8").splitlines()]
     assert rows[0] == ["set", "session", "problem"] and {row[1] for row in rows[1:]} == {"387"}
     assert any(row[0] == "train_far" and words in row[2] for row in rows)
-    assert list(DataDir.read(out / "train_far").wav) == ["train_030"]
-    assert run(repository, "--root", corpus, "--out", out, "--allow_problems", "true").returncode == 0
+    data = DataDir.read(tmp_path / "train_far")
+    assert list(data.wav) == ["train_030"] and not validate(data.path)
+
+
+def test_the_exit_code_says_so_unless_allowed(corpus, tmp_path, repository):
+    _truncated(corpus / "train" / "387")
+    ran = run(repository, "--root", corpus, "--out", tmp_path, "--nj", 2)
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert f"1 of 10 sessions has problems, see {tmp_path}/problems.tsv; everything else was prepared" in ran.stderr
+    ran = run(repository, "--root", corpus, "--out", tmp_path, "--nj", 2, "--allow_problems", "true")
+    assert ran.returncode == 0 and "train_387" not in DataDir.read(tmp_path / "train_far").wav
 
 
 def test_a_textgrid_whose_headset_is_missing(corpus, tmp_path):
@@ -348,17 +355,17 @@ def test_wrong_folder(corpus, tmp_path, repository):
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert "no AISHELL-5 here (found in it: 030, 387); wanted: train/001/DX01C01.wav" in ran.stderr
     assert "Eval2.tar.gz" in ran.stderr and aishell5.URL in ran.stderr
-    ran = run(repository, "--root", tmp_path / "none", "--out", tmp_path / "data")
-    assert ran.returncode == 1 and "no AISHELL-5 here (no such folder)" in ran.stderr
+    with pytest.raises(UserError, match="no AISHELL-5 here .no such folder."):
+        aishell5.prepare(tmp_path / "none", tmp_path / "data")
     write_session(corpus / "eval_track1" / "001", "001")
-    ran = run(repository, "--root", corpus, "--out", tmp_path / "data")
-    assert ran.returncode == 1 and "the set eval1 is there twice" in ran.stderr
+    with pytest.raises(UserError, match="the set eval1 is there twice, the other one is .*Eval1"):
+        aishell5.prepare(corpus, tmp_path / "data")
 
 
-def test_debug_takes_a_few_sessions(corpus, tmp_path, repository):
+def test_debug_takes_a_few_sessions(corpus, tmp_path):
     for number in range(100, 104):
         write_session(corpus / "Dev" / "Dev" / str(number), "001")
-    assert run(repository, "--root", corpus, "--out", tmp_path, "--debug", "true").returncode == 0
+    aishell5.prepare(corpus, tmp_path, debug=True)
     assert list(DataDir.read(tmp_path / "dev_far").wav) == ["dev_001", "dev_100"]
 
 
