@@ -160,8 +160,9 @@ def test_aishell5(toy_corpus: Callable, real_data: Path, names: str) -> None:
                     near = sounds(note.with_suffix(".wav"), 1)[:, 0]
                     assert is_louder_where_it_speaks(near, own)
                     alone = alone_of(segments, speaker, len(near))
-                    levels = {k: np.mean(far[alone] ** 2) for k, far in heard.items()}
-                    assert max(levels, key=levels.get) == seat, "the microphone above the own door"
+                    if alone.any():
+                        levels = {k: np.mean(far[alone] ** 2) for k, far in heard.items()}
+                        assert max(levels, key=levels.get) == seat, "the microphone above the own door"
                 else:
                     assert not note.with_suffix(".wav").exists()
     assert len(list((root / "noise").glob("*/noise_DX0[1-4]C01.wav"))) == 8

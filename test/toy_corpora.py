@@ -72,7 +72,7 @@ LONGEST = 62  # characters of a LibriSpeech transcript, so that the audio stays 
 
 
 def alimeeting(root: Path, real: Path) -> Truth:
-    """Write 7 minutes of AliMeeting: far arrays of 8 channels, a headset for each speaker, tags, full-width letters."""
+    """Write 4 minutes of AliMeeting: far arrays of 8 channels, a headset for each speaker, tags, full-width letters."""
     truth: Truth = {}
     for part, rec, array, source, number, base, far_tier, near_tier in ALIMEETING:
         piece = _alimeeting_piece(real, source, number)
@@ -101,7 +101,7 @@ def alimeeting(root: Path, real: Path) -> Truth:
 @lru_cache(maxsize=None)
 def _alimeeting_meeting(real: Path, source: str, speakers: int) -> list[Piece]:
     segments = read_textgrid(real / "alimeeting" / "Eval_Ali_far" / "textgrid_dir" / f"{source}.TextGrid")
-    return list(pieces([{**s, "speaker": s["speaker"].removeprefix("N_")} for s in segments], 60, speakers))
+    return list(pieces([{**s, "speaker": s["speaker"].removeprefix("N_")} for s in segments], 30, speakers))
 
 
 def _alimeeting_piece(real: Path, source: str, number: int, speakers: int = 3) -> Piece:
@@ -121,12 +121,12 @@ def _with_tag_alone(spoken: Sequence[tuple]) -> list[tuple]:
 
 
 def aishell4(root: Path, real: Path) -> Truth:
-    """Write 6 minutes of AISHELL-4: FLACs of 8 channels, TextGrid and RTTM; sessions reuse the ids of speakers."""
+    """Write 4 minutes of AISHELL-4: FLACs of 8 channels, TextGrid and RTTM; sessions reuse the ids of speakers."""
     truth: Truth = {}
     for part, session, source, number in AISHELL4:
         segments = [{**s, "words": s["words"].replace(" ", "")}
                     for s in read_stm(real / "aishell4" / "stm" / f"{source}.stm")]
-        piece = list(pieces(segments, 45, overlap=0.1))[number]
+        piece = list(pieces(segments, 30, overlap=0.1))[number]
         piece = piece.as_session(session, {s: s for s in piece.speakers})
         truth.setdefault(part, []).extend(piece.segments)
         notes = root / part / "TextGrid" / session
@@ -143,7 +143,7 @@ def aishell4(root: Path, real: Path) -> Truth:
 
 
 def aishell5(root: Path, real: Path, names: str = "readme") -> Truth:
-    """Write 7 minutes of AISHELL-5: a file for each seat, headsets in train, the stereo's signals in one session.
+    """Write 4 minutes of AISHELL-5: a file for each seat, headsets in train, the stereo's signals in one session.
 
     Args:
         names: ``readme`` (dev, eval_track1 …; a TextGrid for each headset) or ``archives`` (Dev, Eval1 …; headsets in
