@@ -1,6 +1,7 @@
 """The configuration of a simulation: what `conf/simulate.yaml` may say about each set of mixtures or conversations."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Mapping, Optional, Union
 
 from espnet_mt_llm.common import Pathlike, at, from_mapping, load_yaml, nearest
@@ -100,8 +101,9 @@ def _source(value: Any, where: Pathlike) -> Union[str, tuple[str, ...]]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) and n for n in names):
         raise at(where, None, f"source: {value!r}", "write e.g. source: train, or source: [train_near, aishell2_train]")
-    if len(set(names)) < len(names):
-        raise at(where, None, f"source: {value!r} names a directory twice", "keep it once")
+    if len({Path(n).name for n in names}) < len(names):
+        raise at(where, None, f"source: {value!r} has a name twice",
+                 "speakers are told apart by the directories' names")
     return value if isinstance(value, str) else tuple(names)
 
 

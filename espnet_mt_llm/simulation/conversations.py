@@ -4,7 +4,7 @@ import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Iterable, Iterator, Mapping, Sequence
+from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Chance
 from espnet_mt_llm.datadir.kaldi import Utterance
@@ -40,7 +40,10 @@ class Step:
 
 
 def concatenated_steps(chance: Chance, talkers: int, gap: tuple[float, float]) -> Iterator[Step]:
-    """Draw steps without overlap for ever: each speaker is as likely to go on as any other."""
+    """Draw steps without overlap for ever: each speaker is as likely to go on as any other.
+
+    So are the conversations of SpeakerLM's second training stage: utterances that are simply concatenated.
+    """
     while True:
         yield Step(chance.index(talkers) == 0, chance.uniform(*gap))
 
@@ -151,14 +154,15 @@ class _Conversation:
         self.holder, self.end = 0, 0.0
 
     def draw(self, steps: Iterator[Step]) -> list[Turn]:
+        """Place utterances until none fits any more."""
         before, speaker, onset = Step(False, 0.0), self.chance.index(len(self.pools)), 0.0
         for step in steps:
             # Long enough for what is to overlap with it; 2 ticks, because onsets are rounded.
             least = 2 * TICK + max(-before.gap, -step.gap, *step.within, 0.0)
             self._place(speaker, onset, self.pools[speaker].take(self.chance, least, self._room(speaker, onset)))
             floor = self.turns[-1]
-            for length in self._onsets_within(step, floor):
-                self._answer(floor, *length)
+            for length, earliest in self._onsets_within(step, floor):
+                self._answer(floor, length, earliest)
             following = self._next(step)
             if following is None:
                 break
@@ -184,9 +188,10 @@ class _Conversation:
     def _fitting(self, speakers: Sequence[int], onset: float) -> list[int]:
         return [s for s in speakers if self.pools[s].shortest <= self._room(s, onset)]
 
-    def _next(self, step: Step) -> "tuple[int, float] | None":
+    def _next(self, step: Step) -> Optional[tuple[int, float]]:
         """Return who speaks next, and from when on; None at the end of the conversation."""
         others = [s for s in range(len(self.pools)) if s != self.holder]
+        # Rounded away from touching: a pause stays a pause, and an overlap an overlap.
         onset = _up(self.end + step.gap) if step.gap >= 0 else _down(self.end + step.gap)
         onset = max(onset, _up(self.turns[-1].onset + TICK))
         if step.same or not others:
@@ -196,7 +201,7 @@ class _Conversation:
             onset = max(onset, _up(min(self.ends[s] for s in others)))
             options = self._fitting(self._silent(others, onset), onset)
             options = [s for s in options if s in self.unheard] or options
-        if not options and self.unheard:
+        if not options and self.unheard:  # it is their last chance, if need be after a shorter pause than drawn
             options = sorted(self.unheard)
             kept = sum(self.pools[s].shortest + TICK for s in options)
             onset = min(max(onset, _up(self.end)), _up(max(self.duration - kept, self.end)))
@@ -210,12 +215,12 @@ class _Conversation:
                         for k, length in enumerate(step.within))
         return [(step.within[k], place) for place, k in places]
 
-    def _answer(self, floor: Turn, length: float, onset: float) -> None:
+    def _answer(self, floor: Turn, length: float, earliest: float) -> None:
         """Place a back-channel during an utterance, if another speaker is free and has one short enough."""
         others = [s for s in range(len(self.pools)) if s != floor.speaker]
         if not others:
             return
-        onset = _up(max(onset, self.turns[-1].onset + TICK, min(self.ends[s] for s in others)))
+        onset = _up(max(earliest, self.turns[-1].onset + TICK, min(self.ends[s] for s in others)))
         most = self.ends[floor.speaker] - onset
         free = [s for s in self._silent(others, onset) if self.pools[s].shortest <= most]
         free = [s for s in free if s in self.unheard] or free

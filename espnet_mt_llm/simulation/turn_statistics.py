@@ -40,7 +40,7 @@ class TurnStatistics:
     Training Data for End-to-End Neural Diarization" (Interspeech 2022), count on reference segments: a pause of the
     same speaker, a pause at a change of speaker, or an overlap. They give all overlaps one distribution; here those
     that end before the other does (back-channels, ``within``) are apart from those after which the new speaker goes on
-    (``takeover``), because two thirds of the overlaps of a meeting are back-channels.
+    (``takeover``): in AliMeeting's meetings two thirds of the overlaps are back-channels.
 
     Attributes:
         conversations, turns: how many.

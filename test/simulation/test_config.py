@@ -40,7 +40,8 @@ def test_defaults_and_debug(tmp_path):
     ({"source": "train", "num_mixtures": {2: 5}, "write": "yes please"}, "true or false"),
     ({"source": [], "num_mixtures": {2: 5}}, "write e.g. source: train, or source: [train_near, aishell2_train]"),
     ({"source": {"a": 1}, "num_mixtures": {2: 5}}, "source: {'a': 1}"),
-    ({"source": ["a", "b", "a"], "num_mixtures": {2: 5}}, "names a directory twice"),
+    ({"source": ["a", "b", "a"], "num_mixtures": {2: 5}}, "has a name twice"),
+    ({"source": ["x/train", "y/train"], "num_mixtures": {2: 5}}, "told apart by the directories' names"),
     ({"source": "a", "num_mixtures": {2: 5}, "duration": 30}, "'duration' belongs to conversations"),
     ({"source": "a", "num_mixtures": {2: 5}, "statistics": "dev"}, "add 'conversation: concatenated' or"),
 ])

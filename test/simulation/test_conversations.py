@@ -20,6 +20,7 @@ from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id, write_m
 from espnet_mt_llm.datadir.rttm import write_rttm
 from espnet_mt_llm.datadir.stm import read_stm
 from espnet_mt_llm.datadir.textgrid import read_textgrid
+from espnet_mt_llm.datadir.validate import validate
 from espnet_mt_llm.simulation.config import SimulationConfig
 from espnet_mt_llm.simulation.conversations import FittedSteps, Pool, Step, concatenated_steps, converse
 from espnet_mt_llm.simulation.draw import REPORT, draw_mixtures, draw_sets, read_sources
@@ -97,7 +98,6 @@ def test_pool():
 
 def test_step_by_step():
     """B answers inside A's turn, then breaks in a second before A ends; after a pause B goes on."""
-    steps = iter([Step(False, -1.0, (0.5,)), Step(True, 0.3), Step(False, 9.0)])
     for seed in range(20):
         pools = [pool_of([6.0] * 3, "a"), pool_of([0.5] + [6.0] * 3, "b")]
         steps = iter([Step(False, -1.0, (0.5,)), Step(True, 0.3), Step(False, 9.0)])
@@ -269,6 +269,7 @@ def test_sets_are_written_and_streamed_alike_with_the_same_bytes(sources, config
         own = sorted((u.start, u.spk, u.text) for u in data.utterances if u.rec == rec)
         assert own == [(s.offset, s.spk, s.text) for s in mixture.sources]
     assert "spk3.scp" in data.extra and "spk4.scp" not in data.extra
+    assert validate(tmp_path / "written", audio=True) == validate(tmp_path / "piped") == []
     before = {f.name: f.read_bytes() for f in (tmp_path / "written").iterdir() if f.is_file()}
     draw_sets(configs, tmp_path, ["written"])
     assert {f.name: f.read_bytes() for f in (tmp_path / "written").iterdir() if f.is_file()} == before
