@@ -68,18 +68,18 @@ def _signals(mixture: Mixture, cache: "SourceCache") -> Iterator[tuple[int, np.n
 
 
 def _source(source: Source, cache: "SourceCache") -> np.ndarray:
-    # A Python float takes the type of the array it meets, as the gains do that pandas reads for the generator.
-    return cache.recording(source.wav, source.channel).astype(np.float32) * float(source.gain)
+    # The gain becomes float32, too, as the Python floats do that pandas reads for the generator.
+    return np.multiply(cache.recording(source.wav, source.channel), source.gain, dtype=np.float32)
 
 
 def _noise(noise: Noise, length: int, cache: "SourceCache") -> np.ndarray:
-    samples = cache.recording(noise.wav, 1, noise.speed)[:length].astype(np.float32)
-    if len(samples) < length:
-        try:
-            samples = extend(samples, length)
-        except ValueError as e:
-            raise at(noise.wav, None, str(e), "copy the noise recordings again") from None
-    return samples * float(noise.gain)
+    samples = cache.recording(noise.wav, 1, noise.speed)[:length]
+    if len(samples) == length:
+        return np.multiply(samples, noise.gain, dtype=np.float32)
+    try:
+        return extend(samples, length) * noise.gain
+    except ValueError as e:
+        raise at(noise.wav, None, str(e), "copy the noise recordings again") from None
 
 
 def _resampled(samples: np.ndarray, begin: int, rate: int) -> tuple[int, np.ndarray]:
@@ -91,7 +91,7 @@ def _resampled(samples: np.ndarray, begin: int, rate: int) -> tuple[int, np.ndar
 
 
 def extend(noise: np.ndarray, length: int) -> np.ndarray:
-    """Repeat a noise up to ``length`` samples: float (N,) -> float64 (length,).
+    """Repeat a noise up to ``length`` samples: (N,) -> float64 (length,).
 
     The last 8,001 samples fade out, while the first ones of the next copy fade in, by the halves of a Hann window.
 
