@@ -79,7 +79,7 @@ def words_of(text: str, profile: str, unknown: Optional[dict[str, int]] = None) 
                 unknown[tag] = unknown.get(tag, 0) + 1
         text = _TAG.sub("", text)
     words = normalise(text, profile)
-    return words if any(map(str.isalnum, words)) else ""
+    return words if words and (words[0].isalnum() or any(map(str.isalnum, words))) else ""
 
 
 def speech_of(where: Pathlike, session: str, spans: Mapping[str, Iterable[tuple[float, float, str]]],
@@ -263,26 +263,36 @@ def _checked(session: Session) -> tuple[Session, float]:
     check_channel(found, session.channel, session.audio)
     if not session.segments:
         raise at(session.audio, None, "its annotation holds no speech", "copy the annotation again")
-    late = [s for s in session.segments if s["start_time"] >= found.duration]
-    if len(late) > _LATE * len(session.segments):
-        raise at(session.audio, None,
-                 f"{len(late)} of {len(session.segments)} utterances begin after the end of the audio "
-                 f"({found.duration:g} s), the first one at {late[0]['start_time']:g} s",
-                 "is it the transcript of this recording? copy both again")
-    segments = []
-    for segment in session.segments:
-        if segment["start_time"] >= found.duration:
-            log.warning("%s: %s: '%s' is left out, it begins at %g s, after the audio's end, %g s", session.id,
-                        segment["speaker"], segment["words"], segment["start_time"], found.duration)
-            continue
-        if segment["end_time"] > found.duration:
-            if segment["end_time"] > found.duration + OVERSHOOT:
-                log.warning("%s: %s: the end of '%s' was cut from %g to the audio's end, %g s", session.id,
-                            segment["speaker"], segment["words"], segment["end_time"], found.duration)
-            segment = {**segment, "end_time": found.duration}
-        segments.append(segment)
+    segments = session.segments
+    if max(s["end_time"] for s in segments) > found.duration:
+        segments = _cut(session, found.duration)
     channel = session.channel if found.channels > 1 else None
     return replace(session, segments=segments, channel=channel), found.duration
+
+
+def _cut(session: Session, seconds: float) -> list[dict]:
+    """Return the segments with ends within the audio; what begins after it is left out.
+
+    Raises:
+        UserError: much begins after the end.
+    """
+    late = [s for s in session.segments if s["start_time"] >= seconds]
+    if len(late) > _LATE * len(session.segments):
+        raise at(session.audio, None,
+                 f"{len(late)} of {len(session.segments)} utterances begin after the end of the audio ({seconds:g} s), "
+                 f"the first one at {late[0]['start_time']:g} s",
+                 "is it the transcript of this recording? copy both again")
+    for s in late:
+        log.warning("%s: %s: '%s' is left out, it begins at %g s, after the audio's end, %g s", session.id,
+                    s["speaker"], s["words"], s["start_time"], seconds)
+    segments = []
+    for s in session.segments:
+        if s["end_time"] > seconds + OVERSHOOT and s["start_time"] < seconds:
+            log.warning("%s: %s: the end of '%s' was cut from %g to the audio's end, %g s", session.id, s["speaker"],
+                        s["words"], s["end_time"], seconds)
+        if s["start_time"] < seconds:
+            segments.append({**s, "end_time": min(s["end_time"], seconds)})
+    return segments
 
 
 def _add(data: DataDir, sessions: Sequence[tuple[Session, float]]) -> None:

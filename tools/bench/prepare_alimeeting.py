@@ -3,16 +3,20 @@
 The real TextGrids of the four Eval meetings in ``--root`` are replicated to so many meetings; their audio is a sparse
 8-channel file of the right length, of which both ways read the header. Both do the same work: read the TextGrids,
 normalise the text, check the ends against the audio, write the data directories ``train_far`` and ``train_near``; the
-files must be equal byte by byte. The plain way loops over ``textgrid.TextGrid.fromFile`` and formats lines.
+files must be equal byte by byte. The plain way takes the steps of the published recipes in one Python process: all
+intervals by ``textgrid.TextGrid.fromFile`` and indices, lists of lines, a pass that normalises the text, one that keeps
+what has text, sorting, writing.
 The rows with ``--nj 2`` compare two processes with one.
 """
 
 import argparse
 import os
+import re
 import struct
 import sys
 import tempfile
 import time
+import unicodedata
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -21,7 +25,6 @@ from report import add_arguments, interleaved, row, show
 
 from espnet_mt_llm.corpora import alimeeting
 from espnet_mt_llm.datadir.textgrid import read_tiers
-from espnet_mt_llm.text.normalise import normalise
 
 RATE = 16000
 FILES = ("wav.scp", "segments", "text", "utt2spk", "spk2utt", "reco2dur")
@@ -58,44 +61,94 @@ def replicate(real: Path, root: Path, meetings: int) -> None:
 
 
 def plain(root: Path, out: Path) -> None:
-    """Prepare both sets the plain way."""
-    import soundfile
+    """Prepare both sets the plain way, in the steps of the published recipes."""
+    for field in alimeeting.FIELDS:
+        wavs = sorted((root / f"Train_Ali_{field}" / "audio_dir").glob("*.wav"))
+        folder = out / f"train_{field}"
+        folder.mkdir(parents=True, exist_ok=True)
+        segments = plain_segments(wavs, field)
+        tables = {name: [] for name in FILES}
+        for s in segments:
+            utt = f"{s.spk}-{s.rec}-{round(s.start * 100):07d}-{round(s.end * 100):07d}"
+            tables["segments"].append(f"{utt} {s.rec} {plain_seconds(s.start)} {plain_seconds(s.end)}")
+            tables["utt2spk"].append(f"{utt} {s.spk}")
+            tables["text"].append(f"{utt} {s.text}")
+        # As a second script does: the transcripts are read, normalised and, when something is left, written.
+        tables["text"] = [f"{utt} {words}" for utt, words in
+                          ((utt, plain_words(text)) for utt, _, text in (t.partition(" ") for t in tables["text"]))
+                          if words]
+        kept = {line.split(" ")[0] for line in tables["text"]}
+        for name in ("segments", "utt2spk"):
+            tables[name] = [line for line in tables[name] if line.split(" ")[0] in kept]
+        spk2utt: dict[str, list[str]] = {}
+        for line in sorted(tables["utt2spk"]):
+            utt, spk = line.split(" ")
+            spk2utt.setdefault(spk, []).append(utt)
+        tables["spk2utt"] = [f"{spk} {' '.join(utts)}" for spk, utts in spk2utt.items()]
+        for wav in wavs:
+            rec = rec_of(wav, field)
+            tables["wav.scp"].append(f"{rec} {wav}")
+            tables["reco2dur"].append(f"{rec} {plain_seconds(plain_duration(wav))}")
+            tables.setdefault("channel", []).append(f"{rec} 1")
+        if field == "near":
+            del tables["channel"]
+        for name, lines in tables.items():
+            with open(folder / name, "w", encoding="utf-8") as f:
+                for line in sorted(lines):
+                    f.write(line + "\n")
+
+
+class Segment:
+    """What the published scripts keep of an interval."""
+
+    def __init__(self, rec: str, spk: str, start: float, end: float, text: str):
+        self.rec, self.spk, self.start, self.end, self.text = rec, spk, start, end, text
+
+
+def plain_segments(wavs: list[Path], field: str) -> list[Segment]:
+    """Read the TextGrids with the package ``textgrid``, interval by interval; ends are cut at the end of the audio."""
     import textgrid
 
-    for field in alimeeting.FIELDS:
-        folder = root / f"Train_Ali_{field}"
-        tables: dict[str, list[str]] = {name: [] for name in (*FILES, "channel")}
-        spk2utt: dict[str, list[str]] = {}
-        for wav in sorted((folder / "audio_dir").glob("*.wav")):
-            rec = "_".join(wav.stem.split("_")[:2]) if field == "far" else wav.stem
-            seconds = soundfile.info(str(wav)).duration
-            tables["wav.scp"].append(f"{rec} {wav}")
-            tables["reco2dur"].append(f"{rec} {_seconds(seconds)}")
-            if field == "far":
-                tables["channel"].append(f"{rec} 1")
-            for tier in textgrid.TextGrid.fromFile(str(folder / "textgrid_dir" / f"{rec}.TextGrid")):
-                spk = (tier.name if field == "far" else rec).split("_")[-1]
-                for interval in tier:
-                    words = normalise(interval.mark, "zh_char")
-                    if not words:
-                        continue
-                    start, end = float(interval.minTime), min(float(interval.maxTime), seconds)
-                    utt = f"{spk}-{rec}-{round(start * 100):07d}-{round(end * 100):07d}"
-                    tables["segments"].append(f"{utt} {rec} {_seconds(start)} {_seconds(end)}")
-                    tables["text"].append(f"{utt} {words}")
-                    tables["utt2spk"].append(f"{utt} {spk}")
-                    spk2utt.setdefault(spk, []).append(utt)
-        tables["spk2utt"] = [f"{spk} {' '.join(sorted(utts))}" for spk, utts in spk2utt.items()]
-        (out / f"train_{field}").mkdir(parents=True, exist_ok=True)
-        for name, lines in tables.items():
-            if lines:
-                with open(out / f"train_{field}" / name, "w", encoding="utf-8") as f:
-                    f.writelines(line + "\n" for line in sorted(lines))
+    segments = []
+    for wav in wavs:
+        rec, seconds = rec_of(wav, field), plain_duration(wav)
+        grid = textgrid.TextGrid.fromFile(str(wav.parents[1] / "textgrid_dir" / f"{rec}.TextGrid"))
+        of_rec = []
+        for i in range(len(grid)):
+            spk = (grid[i].name if field == "far" else rec).split("_")[-1]
+            for j in range(len(grid[i])):
+                if grid[i][j].mark:
+                    end = min(float(grid[i][j].maxTime), seconds)
+                    of_rec.append(Segment(rec, spk, float(grid[i][j].minTime), end, grid[i][j].mark.strip()))
+        segments += sorted(of_rec, key=lambda s: s.start)
+    return segments
 
 
-def _seconds(value: float) -> str:
+def plain_words(text: str) -> str:
+    """Normalise as ``zh_char`` does, in the obvious way."""
+    for tag in ("<sil>", "<%>", "<->", "<$>", "<#>", "<_>", "<space>"):
+        text = text.replace(tag, "")
+    text = unicodedata.normalize("NFKC", text).upper()
+    text = "".join(c if unicodedata.category(c)[0] in "LMN" or c == "'" else " " for c in text)
+    return re.sub("(?<=[\u4e00-\u9fff]) +| +(?=[\u4e00-\u9fff])", "", " ".join(text.split()))
+
+
+def plain_duration(wav: Path) -> float:
+    """Return the seconds that the header says."""
+    import soundfile
+
+    return soundfile.info(str(wav)).duration
+
+
+def plain_seconds(value: float) -> str:
+    """Write a time with two to six decimals."""
     whole, _, decimals = f"{value:.6f}".partition(".")
     return f"{whole}.{decimals.rstrip('0'):0<2}"
+
+
+def rec_of(wav: Path, field: str) -> str:
+    """Return the recording's id."""
+    return "_".join(wav.stem.split("_")[:2]) if field == "far" else wav.stem
 
 
 def ours(root: Path, out: Path, nj: int = 1, fields: tuple[str, ...] = alimeeting.FIELDS) -> None:
