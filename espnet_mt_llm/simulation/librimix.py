@@ -77,7 +77,8 @@ def _noise(noise: Noise, length: int, cache: "SourceCache") -> np.ndarray:
     if len(samples) == length:
         return np.multiply(samples, noise.gain, dtype=np.float32)
     try:
-        return extend(samples, length) * noise.gain
+        samples = extend(samples, length)
+        return np.multiply(samples, noise.gain, out=samples)
     except ValueError as e:
         raise at(noise.wav, None, str(e), "copy the noise recordings again") from None
 

@@ -15,6 +15,10 @@ FULL_SCALE = 32768.0
 PEAK = 0.99  # a mixture whose samples would go beyond this is scaled down
 LONG_NOISE = 60.0  # seconds; of longer noise recordings only the stretch is read, shorter ones are kept
 
+# The GNU C library hands freed signals back to the system and gets them again page by page, which costs a third of the
+# rendering. Once it has freed a block of this size (which is never touched, so it costs nothing), it keeps them.
+np.empty(31 << 20, dtype=np.uint8)
+
 
 class SourceCache:
     """Decoded sources on the 16-bit scale at the rate of the mixtures; the last used ones, up to ``max_bytes``."""
