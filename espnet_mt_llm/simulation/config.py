@@ -22,6 +22,7 @@ class SimulationConfig:
         source: the data directory whose utterances are mixed, e.g. ``train``; of several (a list) the speakers are
             pooled, and each one's name begins with that of the directory.
         num_mixtures: number of talkers -> number of mixtures (or conversations).
+        alone: true takes only the utterances that nobody else of their recording talks over.
         rate: Hz of the mixtures; sources of another rate are resampled once.
         seed: other seeds give other mixtures; each mixture has its own, so more mixtures keep the first ones.
         write: true writes audio files; false streams from the manifest.
@@ -34,9 +35,9 @@ class SimulationConfig:
         level: RMS of each talker in dB below full scale before ``level_db``; null keeps the recording's own.
         level_db: range of the level difference in dB, drawn for each talker.
         max_duration: longest mixture in seconds; longer ones are drawn again.
-        noise_scp, snr, noise_probability: noise recordings (a Kaldi map), range of the SNR in dB ([5, 20] by default,
-            [10, 20] for conversations), how often.
-        rir_scp, rir_probability: impulse responses (a Kaldi map), one drawn for each talker, how often.
+        noise_scp, snr, noise_probability: noise recordings (a Kaldi map, beside the sources or a path), range of the
+            SNR in dB ([5, 20] by default, [10, 20] for conversations), how often.
+        rir_scp, rir_probability: impulse responses (a Kaldi map, too), one drawn for each talker, how often.
         conversation: null for mixtures; ``concatenated``: utterances of the speakers one after the other;
             ``statistics``: turns, pauses and overlaps as in real conversations.
         duration: the longest a conversation may get, seconds; it is filled with whole utterances.
@@ -47,6 +48,7 @@ class SimulationConfig:
 
     source: Union[str, tuple[str, ...]]
     num_mixtures: Mapping[int, int]
+    alone: bool = False
     rate: int = 16000
     seed: int = 0
     write: bool = True
@@ -165,7 +167,7 @@ def _check_scalars(config: SimulationConfig, where: Pathlike) -> None:
             raise at(where, None, f"{key}: {getattr(config, key)!r}", "a whole number is expected")
     if config.rate <= 0:
         raise at(where, None, f"rate: {config.rate}", "a rate in Hz is expected, e.g. 16000")
-    for key in ("write", "write_sources"):
+    for key in ("alone", "write", "write_sources"):
         if not isinstance(getattr(config, key), bool):
             raise at(where, None, f"{key}: {getattr(config, key)!r}", "true or false is expected")
 

@@ -83,7 +83,7 @@ class _Drawer:
         for utterance in source_dir.utterances:
             by_speaker[utterance.spk].append(utterance)
         self.by_speaker = [by_speaker[spk] for spk in sorted(by_speaker)]
-        most = max(config.num_mixtures)
+        most = max((talkers for talkers, number in config.num_mixtures.items() if number), default=0)
         if len(self.by_speaker) < most:
             raise at(source_dir.path, None,
                      f"{len(self.by_speaker)} speakers for mixtures of {most} talkers (set '{name}')",
@@ -279,7 +279,11 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
             raise at(out, None, "is a data directory that was not simulated; it is not overwritten",
                      "give the set another name in the configuration")
         statistics = _statistics(config, data_dir) if config.conversation == STATISTICS else None
-        drawn = draw_mixtures(read_sources(data_dir, config.sources), config, name, statistics, nj)
+        sources = read_sources(data_dir, config.sources)
+        if config.alone:
+            sources = replace(sources, utterances=spoken_alone(sources.utterances))
+        beside = replace(config, noise_scp=_list(config.noise_scp, data_dir), rir_scp=_list(config.rir_scp, data_dir))
+        drawn = draw_mixtures(sources, beside, name, statistics, nj)
         numbers[name] = write_set(progress(drawn, f"drawing {name}", sum(config.num_mixtures.values())), config, out)
         if config.conversation:
             write_report(config, statistics, out)
@@ -311,6 +315,39 @@ def read_sources(data_dir: Pathlike, names: Sequence[str]) -> DataDir:
         channel |= {prefix + rec: value for rec, value in source.extra.get("channel", {}).items()}
         utterances += [replace(u, rec=prefix + u.rec, spk=prefix + u.spk) for u in source.utterances]
     return DataDir(Path(data_dir), wav, utterances, extra={"channel": channel})
+
+
+def spoken_alone(utterances: Iterable[Utterance]) -> list[Utterance]:
+    """Return the utterances that no other utterance of their recording overlaps, in their order."""
+    by_rec: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        by_rec[utterance.rec].append(utterance)
+    alone = []
+    for of_rec in by_rec.values():
+        ordered = sorted(of_rec, key=lambda u: (u.start, u.end))
+        until = -math.inf  # the latest end of those before
+        for utterance, after in zip(ordered, [*(u.start for u in ordered[1:]), math.inf]):
+            if until <= utterance.start and utterance.end <= after:
+                alone.append(utterance)
+            until = max(until, utterance.end)
+    return sorted(alone, key=lambda u: u.utt)
+
+
+def _list(scp: Optional[str], data_dir: Pathlike) -> Optional[str]:
+    """Return where a list of recordings is: beside the sources, or the path as it stands.
+
+    Raises:
+        UserError: neither.
+    """
+    if scp is None:
+        return None
+    beside = Path(data_dir) / scp
+    path = beside if beside.exists() else Path(scp)
+    if not path.exists():
+        raise at(beside, None, "no such list of recordings",
+                 f"make it: python -m espnet_mt_llm.bin.list_audio --root <folder> --out {beside}   (a recipe's "
+                 "local/data.sh does where db.sh has NOISE= and RIRS=), or take it out of conf/simulate.yaml")
+    return str(path)
 
 
 def _statistics(config: SimulationConfig, data_dir: Pathlike) -> TurnStatistics:

@@ -1,5 +1,6 @@
 """Drawing: what the configuration promises holds for every mixture, and the same arguments give the same bytes."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import Chance, UserError
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map
 from espnet_mt_llm.simulation.config import SimulationConfig
-from espnet_mt_llm.simulation.draw import draw_mixtures, draw_onsets, draw_sets, overlap_share
+from espnet_mt_llm.simulation.draw import draw_mixtures, draw_onsets, draw_sets, overlap_share, spoken_alone
 from espnet_mt_llm.simulation.mixtures import SourceCache, layers, render
 
 
@@ -156,3 +157,35 @@ def test_recorded_data_is_not_overwritten(sources, tmp_path):
         draw_sets({"train": configuration()}, tmp_path, ["other"])
     with pytest.raises(UserError, match="no such data directory"):
         draw_sets({"mix": configuration(source="absent")}, tmp_path)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20), st.sampled_from("ab")), max_size=12))
+def test_what_was_spoken_alone(spans):
+    utterances = [Utterance(f"{i:02d}", rec, "S", float(start), float(start + length), "")
+                  for i, (start, length, rec) in enumerate(spans)]
+    expected = [u for u in utterances if not any(
+        other is not u and other.rec == u.rec and other.start < u.end and u.start < other.end for other in utterances)]
+    assert spoken_alone(utterances) == expected
+
+
+def test_only_what_was_spoken_alone_is_mixed(sources, tmp_path):
+    rec = sources.utterances[0].rec
+    whole = replace(sources.utterances[0], utt=f"S0-{rec}-over", spk="S9", start=0.0, end=1.2)
+    replace(sources, utterances=[*sources.utterances, whole]).write(tmp_path / "train")
+    configs = {"mix": configuration(num_mixtures={1: 40}, alone=True, write=False)}
+    draw_sets(configs, tmp_path)
+    used = {line.split()[0].split("-")[0] for line in (tmp_path / "mix/utt2spk").read_text().splitlines()}
+    assert used == {"S0", "S1", "S2", "S3"}, "the one who talked over another is no source"
+    lines = (tmp_path / "mix/mixtures.jsonl").read_text().splitlines()
+    assert not any(f"/{rec}.flac" in source["wav"] for line in lines for source in json.loads(line)["sources"])
+
+
+def test_lists_of_recordings_lie_beside_the_sources(sources, tmp_path, noise_scp):
+    sources.write(tmp_path / "train")
+    configs = {"mix": configuration(num_mixtures={2: 2, 9: 0}, noise_scp="noise/noise.scp", write=False)}
+    with pytest.raises(UserError, match="noise/noise.scp: no such list of recordings; make it: .*list_audio"):
+        draw_sets(configs, tmp_path)
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise/noise.scp").write_bytes(open(noise_scp, "rb").read())
+    assert draw_sets(configs, tmp_path) == {"mix": 2}
+    assert '"noise":{' in (tmp_path / "mix/mixtures.jsonl").read_text()

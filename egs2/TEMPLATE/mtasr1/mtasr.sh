@@ -187,7 +187,7 @@ with_corpora() { # the corpora belong to the plan
 make_simulation() {
     if [ -e "${simulate_config}" ]; then
         run ${python} -m espnet_mt_llm.bin.draw_mixtures --config "${simulate_config}" --data_dir "${datadir}" \
-            --debug "${debug}"
+            --debug "${debug}" --nj "${nj}"
     fi
     local dir sets=("${datadir}/<each set whose audio is written>")
     if ! ${printing}; then mapfile -t sets < <(data_dirs simulated); fi
