@@ -15,7 +15,6 @@ import re
 import struct
 import sys
 import tempfile
-import time
 import unicodedata
 from contextlib import redirect_stdout
 from io import StringIO
@@ -157,13 +156,6 @@ def ours(root: Path, out: Path, nj: int = 1, fields: tuple[str, ...] = alimeetin
         alimeeting.prepare(root, out, nj=nj, fields=fields)
 
 
-def seconds_of(function, *arguments) -> float:
-    """Return how long one call takes."""
-    begin = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - begin
-
-
 def compare(first: Path, second: Path) -> None:
     """Stop unless both have written the same bytes."""
     for path in sorted(first.glob("train_*/*")):
@@ -176,12 +168,12 @@ def benchmark(real: Path, work: Path, meetings: int, repeats: int) -> list[dict]
     replicate(real, work / "corpus", meetings)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
-    once = seconds_of(plain, work / "corpus", work / "plain")
-    times = [seconds_of(ours, work / "corpus", work / "ours") for _ in range(repeats)]
+    times = interleaved(lambda: ours(work / "corpus", work / "ours"), lambda: plain(work / "corpus", work / "plain"),
+                        repeats)
     compare(work / "plain", work / "ours")
-    rows = [row(f"{meetings} meetings, far and near, one core", sorted(times)[len(times) // 2], once, "s")]
-    far = [seconds_of(ours, work / "corpus", work / "ours", 1, ("far",)) for _ in range(repeats)]
-    rows.append(row(f"{meetings} meetings, far alone, one core", sorted(far)[len(far) // 2], None, "s"))
+    rows = [row(f"{meetings} meetings, far and near, one core", *times, "s")]
+    far, _ = interleaved(lambda: ours(work / "corpus", work / "ours", 1, ("far",)), lambda: None, repeats)
+    rows.append(row(f"{meetings} meetings, far alone, one core", far, None, "s"))
     if len(cores) > 1:
         os.sched_setaffinity(0, cores)
         two, one = interleaved(lambda: ours(work / "corpus", work / "ours", 2),
@@ -197,7 +189,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(default) / "alimeeting",
                         help="the folder of Eval_Ali_far and Eval_Ali_near with textgrid_dir")
     parser.add_argument("--meetings", type=int, default=212, help="as many as AliMeeting Train has")
-    parser.add_argument("--repeats", type=int, default=3, help="the median of so many runs of ours is shown")
+    parser.add_argument("--repeats", type=int, default=3, help="the median of so many runs is shown")
     add_arguments(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
