@@ -119,6 +119,7 @@ class AudioReader:
             else:
                 self.info, self._offset = wav.info, wav.offset
             self._close = opened.pop_all().close
+        self._on_disk = not is_pipe(entry) and hasattr(os, "posix_fadvise")
         exact = wav is not None or self._sound.subtype == "PCM_16"
         self._dtype = np.dtype(np.int16 if exact else np.float32)
         # The last span, which the next one may overlap, and the frame where the file stands.
@@ -188,6 +189,10 @@ class AudioReader:
         width = self.info.channels
         if first != self._next:
             self._file.seek(self._offset + 2 * width * first)
+        if self._on_disk and 0 <= self._next <= first:
+            # Who reads on will go on: the disk fetches as much again while this much is being worked on.
+            begin = self._offset + 2 * width * (first + count)
+            os.posix_fadvise(self._file.fileno(), begin, 2 * width * count, os.POSIX_FADV_WILLNEED)
         samples = np.empty(count, np.dtype("<i2"))
         if width == 1:
             done = self._file.readinto(memoryview(samples).cast("B")) // 2

@@ -62,10 +62,11 @@ def make_clips(
     """Cut the sessions of ``data_dir`` and write a dump dir.
 
     A clip that is a whole mono recording at ``rate`` is referenced; every other one is written, resampled, as
-    ``<out_dir>/audio/<clip>.flac``, together with its clean sources (``spk1.scp`` …). Of a recording with several
-    channels the one that the file ``channel`` names is taken; each recording is read once, from begin to end. Audio
-    that an earlier run left there is kept when it is newer than its source. A clip in which nobody speaks is left out;
-    ``statistics.json`` says what came out.
+    ``<out_dir>/audio/<clip>.wav``, together with its clean sources (``spk1.scp`` …); as FLAC it would take half the
+    space and more time to write than all the rest. Of a recording with several channels the one that the file
+    ``channel`` names is taken; each recording is read once, from begin to end. Audio that an earlier run left there is
+    kept when it is newer than its source. A clip in which nobody speaks is left out; ``statistics.json`` says what came
+    out.
 
     Args:
         policy: one of ``POLICIES``.
@@ -312,7 +313,7 @@ def _write_signals(clip: Clip, recording: _Recording) -> tuple[int, dict[str, st
     first, last = round(clip.start * found.rate), min(round(clip.end * found.rate), found.frames)
     samples = -(-(last - first) * source.rate // found.rate)
     paths = {
-        name: source.out / "audio" / (f"{clip.id}.flac" if name == "wav.scp" else f"{Path(name).stem}/{clip.id}.flac")
+        name: source.out / "audio" / (f"{clip.id}.wav" if name == "wav.scp" else f"{Path(name).stem}/{clip.id}.wav")
         for name in entries
     }
     if not all(_fresh(paths[name], entries[name], source, samples) for name in entries):

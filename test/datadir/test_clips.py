@@ -123,7 +123,7 @@ def test_other_rates_are_resampled_and_do_not_clip(tmp_path, caplog):
     ).write(tmp_path / "data")
     make_clips(tmp_path / "data", tmp_path / "dump")
     entry = read_map(tmp_path / "dump" / "wav.scp")["r"]
-    assert entry == f"{tmp_path}/dump/audio/r.flac" and info(entry).rate == 16000 and info(entry).frames == 32000
+    assert entry == f"{tmp_path}/dump/audio/r.wav" and info(entry).rate == 16000 and info(entry).frames == 32000
     samples, _ = read_audio(entry)
     expected = resample_poly(square / 32768, 2, 1)
     peak = np.abs(expected).max()
@@ -170,7 +170,7 @@ def test_other_pipes_become_files(data_dir, tmp_path):
     wav = read_map(data_dir / "wav.scp")
     write_map(data_dir / "wav.scp", {rec: f"cat {entry} |" for rec, entry in wav.items()})
     make_clips(data_dir, tmp_path / "dump")
-    np.testing.assert_array_equal(read_audio(tmp_path / "dump" / "audio" / "B.flac")[0], read_audio(wav["B"])[0])
+    np.testing.assert_array_equal(read_audio(tmp_path / "dump" / "audio" / "B.wav")[0], read_audio(wav["B"])[0])
 
 
 def test_refusals_name_the_repair(data_dir, tmp_path, run, caplog):
@@ -219,7 +219,7 @@ def test_the_chosen_channel_is_extracted(data_dir, tmp_path, policy):
     wav = read_map(tmp_path / "dump" / "wav.scp")
     assert set(wav) == {clip.id for clip in clips} and validate(tmp_path / "dump", rate=16000) == []
     for clip in clips:
-        assert wav[clip.id] == f"{tmp_path}/dump/audio/{clip.id}.flac"
+        assert wav[clip.id] == f"{tmp_path}/dump/audio/{clip.id}.wav"
         span = samples[clip.rec][round(clip.start * 16000) : round(clip.end * 16000), {"A": 7, "B": 2}[clip.rec]]
         np.testing.assert_array_equal(read_audio(wav[clip.id])[0] * 32768, span)
     assert not (tmp_path / "dump" / "channel").exists(), "a clip has one channel"
