@@ -41,9 +41,9 @@ def test_sets_hold_what_was_annotated(finished: Callable, toy_corpus: Callable) 
 
 def test_sessions_without_text_are_for_diarisation_alone(finished: Callable) -> None:
     recipe, printed = finished("aishell5")
-    eval1 = recipe.path / "debug/data/eval1_far"
-    assert not (eval1 / "text").exists() and len(recipe.said("eval1_far")) > 10
-    assert "eval1" in printed and "diarisation alone" in printed
+    texts = read_map(recipe.path / "debug/data/eval1_far/text")
+    assert set(texts.values()) == {""} and len(texts) == len(recipe.said("eval1_far")) > 5
+    assert any("eval1" in line and "no text" in line for line in printed.splitlines())
 
 
 def test_archives_under_their_own_names(checkout: Callable, toy_corpus: Callable) -> None:

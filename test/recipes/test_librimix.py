@@ -54,7 +54,8 @@ def test_without_wham_the_clean_conditions_are_made(checkout: Callable, toy_corp
 def test_without_the_corpora_it_says_where_to_get_them(checkout: Callable, toy_corpus: Callable) -> None:
     root, _ = toy_corpus("librimix")
     nothing = {"LIBRISPEECH": "downloads/nothing", "WHAM": "downloads/nothing", "LIBRIMIX": "downloads/nothing"}
-    printed = checkout("librimix").run("--debug", "true", code=1, **nothing)
+    recipe = checkout("librimix")
+    printed = recipe.run("--debug", "true", code=1, **nothing)
     assert "github.com/JorisCos/LibriMix" in printed and "LIBRIMIX=" in printed
-    printed = checkout("librimix").run("--debug", "true", code=1, **{**nothing, "LIBRIMIX": str(root / "metadata")})
+    printed = recipe.run("--debug", "true", code=1, **{**nothing, "LIBRIMIX": str(root / "metadata")})
     assert "openslr.org/12" in printed and "LIBRISPEECH=" in printed

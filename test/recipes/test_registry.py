@@ -1,6 +1,7 @@
 """Every recipe has a row in test/recipes.tsv, runs as it says, and leaves behind what it says."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Callable
 
@@ -30,6 +31,13 @@ def test_recipe(row: Any, finished: Callable) -> None:
         assert score["system"] == row.system
         rate = score["metrics"][row.metric]["rate"]
         assert float(row.low) <= rate <= float(row.high), f"{score['set']}: {row.metric} {rate}"
+    block = (checkout.path / "debug/README.md").read_text().split("results:begin")[1].split("results:end")[0]
+    assert all(f"| {score['set']} |" in block for score in scores)
+    # The third stage prints what the clips are like, and stores it.
+    for path in checkout.path.glob("debug/dump/*/statistics.json"):
+        clips = json.loads(path.read_text())
+        assert clips["segments"] > 0 and clips["seconds"] >= clips["speech"] >= clips["overlap"] >= 0
+        assert re.search(rf"^{path.parent.name} +{clips['segments']} ", printed, re.MULTILINE), path
     # Every set that was made is whole: the recipe validates it itself; what it wrote lies under debug/.
     for path in checkout.path.glob("debug/data/*/wav.scp"):
         assert f"debug/data/{path.parent.name}: valid" in printed
