@@ -299,6 +299,15 @@ def test_clips_without_speech_are_left_out_and_counted(data_dir, tmp_path, run):
     assert ran.returncode == 1 and "silent: there is no clip in which somebody speaks" in ran.stderr
 
 
+@pytest.mark.parametrize("policy", ["whole", "utterance_group", "no_overlap_cut", "random_40_50", "oracle_segments"])
+def test_a_recording_without_utterances_makes_no_clip(data_dir, tmp_path, policy):
+    data = DataDir.read(data_dir)
+    replace(data, utterances=[u for u in data.utterances if u.rec == "A"]).write(data_dir)
+    clips = make_clips(data_dir, tmp_path / "dump", policy=policy)
+    statistics = Statistics.read(tmp_path / "dump" / "statistics.json")
+    assert {clip.rec for clip in clips} == {"A"} and statistics.left_out >= 8.5
+
+
 def test_equal_spans_get_different_names(data_dir, tmp_path):
     segments = [
         {"session_id": "A", "speaker": spk, "start_time": start, "end_time": 2.0, "words": "x"}
