@@ -213,17 +213,17 @@ def _possible_types(select: Selection, wham: Optional[Pathlike], problems: Probl
     return ["clean"]
 
 
-def _prepare_set(name: str, csvs: Sequence[Rows], make: Callable[[Row], tuple[Mixture, list[Utterance]]],
+def _prepare_set(name: str, csvs: Sequence[Rows], make: Callable[[Row], tuple[Mixture, list[Utterance], str]],
                  output: Output, problems: Problems) -> SetSummary:
     made = _Set()
     for row in itertools.chain.from_iterable(rows.good for rows in csvs):
         with problems.of(name, row.id):
-            mixture, utterances = make(row)
+            mixture, utterances, order = make(row)
             made.lines[row.id] = mixture.to_json()
             made.utterances += utterances
             made.seconds[row.id] = mixture.num_samples / mixture.rate
             made.maps["utt2num_spk"][row.id] = str(len(utterances))
-            made.maps["utt2sot_order"][row.id] = sot_order(utterances)
+            made.maps["utt2sot_order"][row.id] = order
             if output.write:
                 parts = [f"spk{k}" for k in range(1, len(mixture.sources) + 1)]
                 parts += ["noise1"] if mixture.noise else []
@@ -239,8 +239,8 @@ def _prepare_set(name: str, csvs: Sequence[Rows], make: Callable[[Row], tuple[Mi
 
 
 def make_mixture(row: Row, files: Files, kind: str, condition: str, rate: int,
-                 mode: str) -> tuple[Mixture, list[Utterance]]:
-    """Return a row as a mixture, sources in the order of the CSV, and its utterances.
+                 mode: str) -> tuple[Mixture, list[Utterance], str]:
+    """Return a row as a mixture (sources in the order of the CSV), its utterances, and its :func:`sot_order`.
 
     Raises:
         UserError: a recording is missing or damaged, or nobody speaks before the mixture ends (mode min).
@@ -273,9 +273,10 @@ def make_mixture(row: Row, files: Files, kind: str, condition: str, rate: int,
             utterances.append(Utterance(utt, row.id, source.spk, start, end, s.text))
     if not utterances:
         raise at(row.where, None, "nobody says anything before the mixture ends", "prepare mode max")
-    return Mixture(row.id, rate, num_samples, tuple(sources[:heard]), noise, librimix=longest,
-                   overlap=overlap_share([(u.start, u.end) for u in utterances]),
-                   ties=sot_order(utterances).count(TIED)), utterances
+    order = sot_order(utterances)
+    mixture = Mixture(row.id, rate, num_samples, tuple(sources[:heard]), noise, librimix=longest,
+                      overlap=overlap_share([(u.start, u.end) for u in utterances]), ties=order.count(TIED))
+    return mixture, utterances, order
 
 
 def _usable(found: "Speech | NoiseFile | str", row: Row) -> "Speech | NoiseFile":

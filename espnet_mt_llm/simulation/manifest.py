@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator, Mapping, Optional
 
@@ -95,10 +95,10 @@ class Mixture:
 
     def to_json(self) -> str:
         """Return the line of the manifest (without the line break); keys that are None are left out."""
-        fields = _without_none(asdict(self))
-        fields["sources"] = [_without_none(source) for source in fields["sources"]]
+        fields = _without_none(vars(self))
+        fields["sources"] = [_without_none(vars(source)) for source in self.sources]
         if self.noise is not None:
-            fields["noise"] = _without_none(fields["noise"])
+            fields["noise"] = _without_none(vars(self.noise))
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
