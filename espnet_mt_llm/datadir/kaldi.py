@@ -1,5 +1,6 @@
 """Kaldi data directories: read and write the maps (`<id> <rest of the line>`) and the directory as a whole."""
 
+import functools
 import json
 import re
 from collections import defaultdict
@@ -105,21 +106,28 @@ def write_map(path: Pathlike, mapping: Mapping[str, str]) -> None:
     Raises:
         UserError: an id with white space or a value with a line break, which would not read back.
     """
-    lines = []
+    # One look at all of them is faster than one at each.
+    if len(" ".join(mapping).split()) != len(mapping) or any(mark in "".join(mapping.values()) for mark in "\n\r"):
+        _refuse(path, mapping)
+    with atomic_open(path) as f:
+        f.writelines([f"{key} {mapping[key]}\n" if mapping[key] else f"{key}\n" for key in sorted(mapping)])
+
+
+def _refuse(path: Pathlike, mapping: Mapping[str, str]) -> None:
     for key in sorted(mapping):
         value = mapping[key]
         if not key or key.split() != [key]:
             raise at(path, None, f"the id {key!r} is empty or has white space", "use letters, digits and _.- only")
         if "\n" in value or "\r" in value:
             raise at(path, None, f"the value of '{key}' has a line break: {value!r}", "replace it by a space")
-        lines.append(f"{key} {value}\n" if value else f"{key}\n")
-    with atomic_open(path) as f:
-        f.writelines(lines)
 
 
 def format_seconds(seconds: float) -> str:
     """Write a time with microseconds where they are needed, and two decimals at least: 1.2 -> '1.20'."""
-    whole, _, decimals = f"{seconds:.6f}".partition(".")
+    text = f"{seconds:.6f}"
+    if text.endswith("0000"):
+        return text[:-4]
+    whole, _, decimals = text.partition(".")
     return f"{whole}.{decimals.rstrip('0'):0<2}"
 
 
@@ -129,12 +137,14 @@ def make_utt_id(spk: str, rec: str, start: float, end: float) -> str:
     Raises:
         UserError: a speaker or recording id with other characters than letters, digits and ``_.-``.
     """
-    for what, name in (("speaker", spk), ("recording", rec)):
-        if not ID_PATTERN.fullmatch(name):
-            raise UserError(
-                f"the {what} id {name!r} may hold letters, digits and _.- only; rename it in the preparation"
-            )
-    return f"{spk}-{rec}-{round(start * 100):07d}-{round(end * 100):07d}"
+    return f"{_id('speaker', spk)}-{_id('recording', rec)}-{round(start * 100):07d}-{round(end * 100):07d}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _id(what: str, name: str) -> str:
+    if not ID_PATTERN.fullmatch(name):
+        raise UserError(f"the {what} id {name!r} may hold letters, digits and _.- only; rename it in the preparation")
+    return name
 
 
 def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
@@ -223,25 +233,25 @@ class DataDir:
         """
         path = Path(path)
         reco2dur = {rec: _whole(rec, entry, self.reco2dur) for rec, entry in self.wav.items()}
-        by_utt = {u.utt: u for u in self.utterances}
-        if len(by_utt) != len(self.utterances):
+        utterances = sorted(self.utterances, key=lambda u: u.utt)
+        utt2spk = {u.utt: u.spk for u in utterances}
+        if len(utt2spk) != len(utterances):
             raise at(
                 path,
                 None,
                 f"the utterance id '{_twice(u.utt for u in self.utterances)}' occurs twice",
                 "two utterances of one speaker start and end together: drop one in the preparation",
             )
-        utt2spk = {u.utt: u.spk for u in self.utterances}
         write_map(path / "wav.scp", self.wav)
         write_map(path / "reco2dur", {rec: format_seconds(seconds) for rec, seconds in reco2dur.items()})
-        if all(u.utt == u.rec and u.start == 0 and abs(u.end - reco2dur[u.rec]) < 1e-6 for u in self.utterances):
+        if all(u.utt == u.rec and u.start == 0 and abs(u.end - reco2dur[u.rec]) < 1e-6 for u in utterances):
             (path / "segments").unlink(missing_ok=True)
         else:
             write_map(
                 path / "segments",
-                {u.utt: f"{u.rec} {format_seconds(u.start)} {format_seconds(u.end)}" for u in self.utterances},
+                {u.utt: f"{u.rec} {format_seconds(u.start)} {format_seconds(u.end)}" for u in utterances},
             )
-        write_map(path / "text", {u.utt: u.text for u in self.utterances})
+        write_map(path / "text", {u.utt: u.text for u in utterances})
         write_map(path / "utt2spk", utt2spk)
         write_map(path / "spk2utt", spk2utt_of(utt2spk))
         extra = {name: table for name, table in self.extra.items() if table or not is_partial(name)}
@@ -250,7 +260,6 @@ class DataDir:
         for old in path.iterdir():
             if is_partial(old.name) and old.name not in extra:
                 old.unlink()
-        utterances = sorted(self.utterances, key=lambda u: u.utt)
         return replace(self, path=path, reco2dur=reco2dur, utterances=utterances, extra=extra)
 
     def channel(self, rec: str) -> Optional[int]:

@@ -17,6 +17,9 @@ _APOSTROPHES = str.maketrans("’‘ʼ＇", "''''")
 # One ideograph or kana is one token of Chinese (or Japanese) text.
 _CJK = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _MIXED = re.compile(f"[{_CJK}]|[^{_CJK}\\s]+")
+# Most of what is said in Mandarin is ideographs and these marks alone; the mark \u4e36 is among the ideographs.
+_HAN = re.compile("[\u4e00-\u4e35\u4e37-\u9fa5]+")
+_HAN_ALONE = re.compile("[\u4e00-\u4e35\u4e37-\u9fa5，。？！、 ]*")
 _SPACE_BESIDE_CJK = re.compile(f"(?<=[{_CJK}])\\s+|\\s+(?=[{_CJK}])")
 
 
@@ -46,6 +49,8 @@ def _en_libri(text: str) -> str:
 
 
 def _zh_char(text: str) -> str:
+    if _HAN_ALONE.fullmatch(text):
+        return "".join(_HAN.findall(text))
     words = _without_punctuation(_fold(_without_tags(text)).replace("丶", " ")).split()
     return _SPACE_BESIDE_CJK.sub("", " ".join(w for w in words if w.strip("'")))
 

@@ -6,7 +6,8 @@ normalise the text, check the ends against the audio, write the data directories
 files must be equal byte by byte. The plain way takes the steps of the published recipes in one Python process: all
 intervals by ``textgrid.TextGrid.fromFile`` and indices, lists of lines, a pass that normalises the text, one that keeps
 what has text, sorting, writing.
-The rows with ``--nj 2`` compare two processes with one.
+The row "reading alone" leaves out what both do with the intervals; the rows with ``--nj 2`` compare two processes
+with one.
 """
 
 import argparse
@@ -123,6 +124,13 @@ def plain_segments(wavs: list[Path], field: str) -> list[Segment]:
     return segments
 
 
+def plain_grids(paths: list[Path]) -> list:
+    """Read TextGrids with the package ``textgrid``."""
+    import textgrid
+
+    return [textgrid.TextGrid.fromFile(str(path)) for path in paths]
+
+
 def plain_words(text: str) -> str:
     """Normalise as ``zh_char`` does, in the obvious way."""
     for tag in ("<sil>", "<%>", "<->", "<$>", "<#>", "<_>", "<space>"):
@@ -172,6 +180,9 @@ def benchmark(real: Path, work: Path, meetings: int, repeats: int) -> list[dict]
                         repeats)
     compare(work / "plain", work / "ours")
     rows = [row(f"{meetings} meetings, far and near, one core", *times, "s")]
+    grids = sorted((work / "corpus").rglob("*.TextGrid"))
+    reading = interleaved(lambda: [read_tiers(path) for path in grids], lambda: plain_grids(grids), repeats)
+    rows.append(row(f"{meetings} meetings, reading alone, one core", *reading, "s"))
     far, _ = interleaved(lambda: ours(work / "corpus", work / "ours", 1, ("far",)), lambda: None, repeats)
     rows.append(row(f"{meetings} meetings, far alone, one core", far, None, "s"))
     if len(cores) > 1:
