@@ -35,7 +35,8 @@ EXTRAS = {
     # Curves while training runs; without it they are in history.json and on the results page all the same.
     "viz": ["tensorboard"],
     # simplejson: meeteval reads SegLST with it, but declares it for its command line alone.
-    "test": ["hypothesis", "pytest", "pytest-xdist", "simplejson"],
+    # pandas, textgrid: the published ways of working that benchmarks compare with.
+    "test": ["hypothesis", "pandas", "pytest", "pytest-xdist", "simplejson", "textgrid"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

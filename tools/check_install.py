@@ -21,7 +21,8 @@ PACKAGES = {
     "viz": [("tensorboard", "tensorboard")],
     "llm": [("transformers", "transformers"), ("peft", "peft")],
     "pretrained": [("funasr", "funasr")],
-    "test": [("pytest", "pytest"), ("pytest-xdist", "xdist"), ("hypothesis", "hypothesis")],
+    "test": [("pytest", "pytest"), ("pytest-xdist", "xdist"), ("hypothesis", "hypothesis"), ("pandas", "pandas"),
+             ("textgrid", "textgrid")],
 }
 REQUIRED = ("core", "train", "synth")  # what the recipes that come with the toolkit cannot do without
 
@@ -81,6 +82,8 @@ def main() -> None:
     print(f"{'cores':28} {len(os.sched_getaffinity(0))}")
     print(f"{'gpu':28} {gpu()}")
     print(f"{'slurm':28} {slurm()}")
+    sox = shutil.which("sox")
+    print(f"{'sox':28} {sox or 'none (noise of another speed in librimix needs it, or soxr); apt-get install sox'}")
     sys.exit(not complete)
 
 

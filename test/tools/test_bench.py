@@ -11,6 +11,16 @@ import pytest
 
 @pytest.mark.parametrize("name, options, names", [
     ("decode_rtf", ["--clips", "4", "--repeats", "1"], ["decode, batch 1", "decode, batch 16"]),
+    ("librimix", ["--mixtures", "3", "--repeats", "1", "--rows", "10"],
+     ["mix_both, written (published: six files)", "mix_both, on the fly (published: six files)",
+      "data directory prepared"]),
+    ("make_clips", ["--minutes", "1", "--mixtures", "100", "--repeats", "1"],
+     [*(f"{policy}, 1 min, 8-channel {what}" for what in ("WAV from the disk", "WAV from the page cache", "FLAC")
+        for policy in ("no_overlap_cut", "utterance_group")),
+      "two jobs against one, 16 meetings", "memory, one meeting", "memory, 100 mixtures"]),
+    ("prepare_alimeeting", ["--meetings", "4", "--repeats", "1"],
+     ["4 meetings, far and near, one core", "4 meetings, reading alone, one core",
+      "4 meetings, far alone, one core", "--nj 2 against --nj 1"]),
     ("simulate_mixtures", ["--mixtures", "4", "--sources", "40", "--repeats", "1"],
      [f"{what}, {talkers} talkers{how}" for talkers in (2, 3)
       for what, how in (("epoch", ", streamed"), ("first pass", ", streamed"), ("written with sources", ""),
@@ -32,4 +42,5 @@ def test_a_benchmark_writes_its_rows(repository: Path, tmp_path: Path, name: str
 
 def test_there_is_a_test_for_each(repository: Path) -> None:
     names = {path.stem for path in (repository / "tools/bench").glob("*.py")}
-    assert names == {"report", "decode_rtf", "simulate_mixtures", "validate_data_dir"}
+    assert names == {"report", "decode_rtf", "librimix", "make_clips", "permutation", "prepare_alimeeting",
+                     "simulate_mixtures", "validate_data_dir"}
