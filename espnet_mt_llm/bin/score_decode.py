@@ -1,4 +1,4 @@
-"""Score what was decoded against its reference: cp, ORC and serialized error rates, talker counts, RTF."""
+"""Score what was decoded against its reference: words, talker counts, RTF; times and signals if it has them."""
 
 import argparse
 import shlex
@@ -22,6 +22,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sot_unit", default=argparse.SUPPRESS,
                         help="what <sc> parts, talker or utterance (default: as recorded, else talker)")
     parser.add_argument("--speaker_attributed", type=str2bool, default=False, help="also compare speakers by name")
+    parser.add_argument("--sweep_diarization", type=str2bool, default=False,
+                        help="also report the best DER over median widths and thresholds (needs activity.npz); it is "
+                             "chosen by the reference of this very set")
+    parser.add_argument("--nj", type=int, default=1, help="processes that compare separated signals")
+    parser.add_argument("--sweep_diarization", type=str2bool, default=False,
+                        help="also report the best DER over median widths and thresholds (needs activity.npz); it is "
+                             "chosen by the reference of this very set")
+    parser.add_argument("--nj", type=int, default=1, help="processes that compare separated signals")
     parser.add_argument("--out", default=argparse.SUPPRESS, help="(default: score.json in the decode directory)")
     return parser
 

@@ -1,11 +1,12 @@
 """The results page: one HTML file that loads nothing, made from score.json, history.json and the decoded text."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from espnet_mt_llm.common import Pathlike, UserError, atomic_open
 from espnet_mt_llm.scoring import sessions as show
 from espnet_mt_llm.scoring.charts import curves, line_chart
+from espnet_mt_llm.scoring.diarization import RTTM, read_hypothesis_times
 from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
 from espnet_mt_llm.scoring.result_types import TalkerCounts
 from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
@@ -60,17 +61,53 @@ def confusion(count: Mapping[str, Any]) -> Html:
     return el("table", el("thead", head), el("tbody", *body), class_="matrix")
 
 
+def _parts(score: Score) -> List[Tuple[str, Mapping[str, Any]]]:
+    """Return the whole set, where it has clips of several numbers of talkers, and then each of them."""
+    counts = score["by_num_speakers"]
+    return ([("all", score)] if len(counts) > 1 else []) + list(counts.items())
+
+
 def set_table(score: Score) -> Html:
     """Every metric of a set in counts, then by number of talkers."""
     names = metric_names(score["conventions"]["unit"])
     lines: List[List[Any]] = [["talkers", "metric", "%", "errors", "tokens", "ins", "del", "sub"]]
-    counts = score["by_num_speakers"]
-    parts = ([("all", score)] if len(counts) > 1 else []) + list(counts.items())
-    for talkers, part in parts:
+    for talkers, part in _parts(score):
         for i, (key, e) in enumerate(part["metrics"].items()):
             lines.append(["" if i else f"{talkers} ({part['clips']} clips)", names[key], percent(e["rate"]),
                           *(e[k] for k in ("errors", "length", "insertions", "deletions", "substitutions"))])
     return html_table(lines, 2)
+
+
+def times_table(score: Score) -> Html:
+    """Diarization errors as shares of the reference speaker time, the trivial detector's below."""
+    lines: List[List[Any]] = [["talkers", "collar s", "detector", "DER %", "missed %", "false alarm %", "confusion %",
+                               "JER %", "speaker seconds"]]
+    for talkers, part in _parts(score):
+        for i, entry in enumerate(part["diarization"]):
+            for name, d in (("system", entry), ("trivial", entry["trivial"])):
+                shares = [percent(d[k] / d["total"] if d["total"] else None)
+                          for k in ("missed", "false_alarm", "confusion")]
+                lines.append([talkers if not i and d is entry else "", f"{entry['collar']:g}", name, percent(d["der"]),
+                              *shares, percent(d["jer"]), f"{d['total']:.1f}"])
+    notes = []
+    if score.get("diarization_sweep"):
+        best = score["diarization_sweep"]
+        notes.append(el("p", f"Not a fair result, {best['note']}: DER {percent(best['der'])} % with a median of "
+                             f"{best['median']} frames and the threshold {best['threshold']:g}.", class_="soft small"))
+    return join([el("h4", "Who spoke when"), html_table(lines, 3), *notes])
+
+
+def signals_table(score: Score) -> Html:
+    """Means of separation by number of talkers."""
+    columns = {"si_sdr_improvement": "SI-SDRi dB", "sdr_improvement": "SDRi dB", "stoi": "STOI", "si_sdr": "SI-SDR dB",
+               "sdr": "SDR dB", "stoi_mixture": "STOI of the mixture", "sources": "sources",
+               "silent_estimates": "silent estimates", "spare_estimates": "spare estimates",
+               "silent_references": "silent sources"}
+    lines: List[List[Any]] = [["talkers", *columns.values()]]
+    for talkers, part in _parts(score):
+        values = (part["separation"].get(key) for key in columns)
+        lines.append([talkers, *("–" if v is None else v if isinstance(v, int) else f"{v:.3f}" for v in values)])
+    return join([el("h4", "Separated signals"), html_table(lines, 1)])
 
 
 def sessions_table(score: Score) -> Html:
@@ -88,10 +125,11 @@ def sessions_table(score: Score) -> Html:
 
 
 def _texts(score: Score, recipe: Path) -> Any:
-    """Read what was said and what was understood; a message instead when a file is no longer there."""
-    reference = recipe / score["reference"]
+    """Read what was said, what was understood and who was heard when; a message instead when a file is missing."""
+    reference, hyp = recipe / score["reference"], Path(score["dir"])
     try:
-        return read_supervision(reference / "supervision"), read_hypothesis(Path(score["dir"]) / "hyp.seglst.json")
+        times = read_hypothesis_times(hyp / RTTM) if "diarization" in score else {}
+        return read_supervision(reference / "supervision"), read_hypothesis(hyp / "hyp.seglst.json"), times
     except UserError as e:
         return str(e)
 
@@ -101,7 +139,7 @@ def session_cards(score: Score, recipe: Path) -> List[Html]:
     texts = _texts(score, recipe)
     if isinstance(texts, str):
         return [el("p", f"No time lines: {texts}", class_="soft small")]
-    reference, hypothesis = texts
+    reference, hypothesis, times = texts
     out = []
     convention = Convention(score["conventions"]["unit"], score["conventions"]["profile"])
     name = metric_names(convention.unit)["cp"]
@@ -111,12 +149,13 @@ def session_cards(score: Score, recipe: Path) -> List[Html]:
         s = score["sessions"][clip]
         pairs = [tuple(pair) for pair in s["assignment"]]
         said = hypothesis.get(clip, [])
-        note = ("" if not said or show.has_times(said) else
+        shown = show.with_activity(said, times[clip]) if clip in times else said
+        note = ("" if not shown or show.has_times(shown) else
                 "Dashed: the system gives no times; drawn where the assigned reference speaker talks.")
         errors, length = s["cp"][:2]
         head = el("summary", f"The {which} session: {clip}, {name} {percent(errors / length)} % ({errors} / {length}), "
                              f"talkers: {s['num_speakers']}, predicted: {s['predicted']}", class_="session")
-        out.append(el("details", head, show.timeline(reference[clip], said, pairs), el("p", note, class_="soft small"),
+        out.append(el("details", head, show.timeline(reference[clip], shown, pairs), el("p", note, class_="soft small"),
                       show.legend(), show.alignment(reference[clip], said, pairs, convention), open="open"))
     return out
 
@@ -139,11 +178,13 @@ def set_card(score: Score, recipe: Path) -> Html:
     missing = score["missing_hypotheses"]
     warning = [el("p", f"Clips without a hypothesis, counted as deleted: {len(missing)} ({', '.join(missing[:5])}"
                        + (", …)" if len(missing) > 5 else ")"), class_="mark tok del")] if missing else []
+    warning += [el("p", text, class_="mark tok del") for text in score.get("warnings", ())]
+    more = [make(score) for key, make in (("diarization", times_table), ("separation", signals_table)) if key in score]
     matrix = el("div", el("h4", "Talker count, clips"), confusion(score["count"]))
     records = el("details", el("summary", "Conventions and commands"), el("dl", *_definitions(score)))
     return el("div", el("h3", score["set"], id=_anchor(score)), el("p", _decoding(score), class_="soft small"),
               el("p", _facts(score), class_="small"), *warning,
-              el("div", el("div", el("h4", "Errors"), set_table(score)), matrix, class_="two"),
+              el("div", el("div", el("h4", "Errors"), set_table(score)), matrix, class_="two"), *more,
               *session_cards(score, recipe), sessions_table(score), records, class_="card")
 
 

@@ -191,3 +191,130 @@ class SetScore:
             {m: self.errors.get(m, Errors.zero()) + other.errors.get(m, Errors.zero()) for m in metrics},
             self.counts + other.counts,
         )
+
+
+@dataclass(frozen=True)
+class DiarizationErrors:
+    """Seconds of wrong speaker time, and the Jaccard errors of reference speakers, both additive.
+
+    Attributes:
+        missed, false_alarm, confusion: seconds of speaker time (where two speak, a second counts twice).
+        total: reference speaker time, seconds.
+        speaker_errors: sum over the reference speakers of ``1 - |both| / |either|`` with the speaker assigned to each.
+        speakers: number of reference speakers.
+
+    >>> d = DiarizationErrors(1.0, 0.5, 0.5, 10.0, 0.5, 2) + DiarizationErrors(total=10.0, speakers=3)
+    >>> d.der, d.jer
+    (0.1, 0.1)
+
+    Raises:
+        ValueError: a negative number.
+    """
+
+    missed: float = 0.0
+    false_alarm: float = 0.0
+    confusion: float = 0.0
+    total: float = 0.0
+    speaker_errors: float = 0.0
+    speakers: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.missed, self.false_alarm, self.confusion, self.total, self.speaker_errors, self.speakers) < 0:
+            raise ValueError(f"negative number in {self}")
+
+    @classmethod
+    def zero(cls) -> "DiarizationErrors":
+        return cls()
+
+    def __add__(self, other: "DiarizationErrors") -> "DiarizationErrors":
+        if not isinstance(other, DiarizationErrors):
+            return NotImplemented
+        return DiarizationErrors(
+            self.missed + other.missed, self.false_alarm + other.false_alarm, self.confusion + other.confusion,
+            self.total + other.total, self.speaker_errors + other.speaker_errors, self.speakers + other.speakers)
+
+    @property
+    def der(self) -> Optional[float]:
+        """Diarization error rate; None without reference speech."""
+        return (self.missed + self.false_alarm + self.confusion) / self.total if self.total > 0 else None
+
+    @property
+    def jer(self) -> Optional[float]:
+        """Jaccard error rate, a mean over reference speakers; None when there are none."""
+        return self.speaker_errors / self.speakers if self.speakers else None
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {"der": _rounded(self.der, 6), "jer": _rounded(self.jer, 6), "missed": round(self.missed, 3),
+                "false_alarm": round(self.false_alarm, 3), "confusion": round(self.confusion, 3),
+                "total": round(self.total, 3), "speaker_errors": round(self.speaker_errors, 6),
+                "speakers": self.speakers}
+
+
+def _rounded(value: Optional[float], digits: int) -> Optional[float]:
+    return None if value is None else round(value, digits)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A sum and how many values it is of.
+
+    >>> (Mean.of([1.0, 2.0]) + Mean.of([6.0])).value
+    3.0
+    """
+
+    total: float = 0.0
+    count: int = 0
+
+    @classmethod
+    def zero(cls) -> "Mean":
+        return cls()
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Mean":
+        values = list(values)
+        return cls(float(sum(values)), len(values))
+
+    def __add__(self, other: "Mean") -> "Mean":
+        if not isinstance(other, Mean):
+            return NotImplemented
+        return Mean(self.total + other.total, self.count + other.count)
+
+    @property
+    def value(self) -> Optional[float]:
+        return self.total / self.count if self.count else None
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well signals were separated: means over reference sources, and what could not be compared.
+
+    Attributes:
+        means: by name, in dB but for STOI; a source without a value (too short for STOI) is left out of that mean.
+        silent_estimates: sources whose estimate is silent or not there.
+        silent_references: sources that are silent; they count nowhere else.
+        spare_estimates: estimates that belong to no source and are not silent.
+    """
+
+    means: Mapping[str, Mean] = field(default_factory=dict)
+    silent_estimates: int = 0
+    silent_references: int = 0
+    spare_estimates: int = 0
+
+    @classmethod
+    def zero(cls) -> "Separation":
+        return cls()
+
+    def __add__(self, other: "Separation") -> "Separation":
+        if not isinstance(other, Separation):
+            return NotImplemented
+        names = dict.fromkeys([*self.means, *other.means])
+        return Separation(
+            {n: self.means.get(n, Mean.zero()) + other.means.get(n, Mean.zero()) for n in names},
+            self.silent_estimates + other.silent_estimates, self.silent_references + other.silent_references,
+            self.spare_estimates + other.spare_estimates)
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {**{name: _rounded(mean.value, 4) for name, mean in self.means.items()},
+                "sources": max((mean.count for mean in self.means.values()), default=0),
+                "silent_estimates": self.silent_estimates, "silent_references": self.silent_references,
+                "spare_estimates": self.spare_estimates}

@@ -3,11 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, progress
 from espnet_mt_llm.scoring import metrics
-from espnet_mt_llm.scoring.result_types import ClipScore, Errors, SetScore, Speed
+from espnet_mt_llm.scoring.diarization import ClipDiarization
+from espnet_mt_llm.scoring.result_types import ClipScore, Errors, Separation, SetScore, Speed
+from espnet_mt_llm.scoring.signals import Signals, check_ids, score_signals
 from espnet_mt_llm.text.normalise import check_profile, normalise, tokens
 from espnet_mt_llm.text.serialisation import SC, TIE_RULES, Order, read_supervision, strip_sc, turns
 
@@ -150,14 +152,6 @@ def read_counts(path: Pathlike) -> Optional[Dict[str, int]]:
     return out
 
 
-def _check_ids(known: Mapping, given: Mapping, path: Path, reference: Path) -> None:
-    extra = sorted(set(given) - set(known))
-    if extra:
-        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-        raise at(path, None, f"the clip '{extra[0]}'{more} is not in {reference}",
-                 "score against the set that was decoded (--ref), or decode it again (stage 7)")
-
-
 def score_set(reference: Mapping[str, Segments], hypothesis: Mapping[str, Segments],
               counts: Optional[Mapping[str, int]], convention: Convention) -> Tuple[List[ClipScore], int]:
     """Score every reference clip, in order of the reference; also say how many ORC searches were exact."""
@@ -168,6 +162,90 @@ def score_set(reference: Mapping[str, Segments], hypothesis: Mapping[str, Segmen
         out.append(one)
         num_exact += exact
     return out, num_exact
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Scores of what a decode directory may hold beside text: times (hyp.rttm) and signals (separated/), by clip."""
+
+    diarization: Optional[Mapping[str, ClipDiarization]] = None
+    separation: Optional[Mapping[str, Separation]] = None
+    sweep: Optional[Mapping[str, Any]] = None
+    warnings: Tuple[str, ...] = ()
+
+    def sections(self, clips: Iterable[ClipScore]) -> Dict[str, Any]:
+        """Return the parts of score.json about these clips; nothing where there is nothing."""
+        from espnet_mt_llm.scoring import diarization, separation
+
+        names = [c.clip for c in clips]
+        out: Dict[str, Any] = {}
+        if self.diarization is not None:
+            out["diarization"] = diarization.section([self.diarization[name] for name in names])
+        if self.separation is not None:
+            out["separation"] = separation.section([self.separation[name] for name in names])
+        return out
+
+    def conventions(self) -> Dict[str, str]:
+        """Say what the numbers of :meth:`sections` mean."""
+        from espnet_mt_llm.scoring import diarization, separation
+
+        out = {}
+        if self.diarization is not None:
+            out = {"collar_note": "the error rates of words use no times; see diarization",
+                   "diarization": diarization.CONVENTION}
+        if self.separation is not None:
+            out["separation"] = separation.CONVENTION
+        return out
+
+    def of_clip(self, clip: str) -> Dict[str, Any]:
+        """Return the numbers of a clip in one line each, rounded: see :func:`_clip_dict`."""
+        out: Dict[str, Any] = {}
+        if self.diarization is not None:
+            d = self.diarization[clip].system[0.0]
+            out["diarization"] = [round(x, 3) for x in (d.missed, d.false_alarm, d.confusion, d.total)]
+        if self.separation is not None:
+            means = self.separation[clip].means
+            out["separation"] = [None if name not in means or means[name].value is None else round(means[name].value, 3)
+                                 for name in ("si_sdr_improvement", "sdr_improvement", "stoi")]
+        return out
+
+
+def score_signals(reference: Mapping[str, Segments], ref: Path, hyp: Path, decode: Mapping[str, Any],
+                  sweep_diarization: bool, nj: int) -> Signals:
+    """Score hyp.rttm and separated/ where they are there.
+
+    Raises:
+        UserError: a clip that is not in the reference, files that cannot be compared, no pyannote.metrics or pystoi.
+    """
+    from espnet_mt_llm.scoring import diarization, separation
+
+    times = apart = swept = None
+    warnings: List[str] = []
+    durations: Dict[str, float] = {}
+    if (hyp / diarization.RTTM).exists() or sweep_diarization:
+        durations = diarization.read_durations(ref, reference)
+    if (hyp / diarization.RTTM).exists():
+        given = diarization.read_hypothesis_times(hyp / diarization.RTTM)
+        _check_ids(reference, given, hyp / diarization.RTTM, ref / "supervision")
+        times = diarization.score_clips(reference, given, durations)
+    if sweep_diarization:
+        activity = diarization.read_activity(hyp / diarization.ACTIVITY)
+        _check_ids(reference, activity, hyp / diarization.ACTIVITY, ref / "supervision")
+        swept = diarization.sweep_decode(reference, activity, hyp / "decode.json", decode, durations)
+    if (hyp / separation.SEPARATED).is_dir():
+        files = separation.find_separated(hyp / separation.SEPARATED)
+        _check_ids(reference, files, hyp / separation.SEPARATED, ref / "supervision")
+        sources = separation.CleanSources(ref)
+        if not sources:
+            warnings.append(f"separated/ is not scored: {ref} has no clean sources (spk1.scp …, mixtures.jsonl)")
+        else:
+            speakers = {clip: len({s["speaker"] for s in segments}) for clip, segments in reference.items()}
+            apart = separation.score_clips(speakers, files, sources, nj)
+            lost = [clip for clip in reference if clip not in files]
+            if lost:
+                warnings.append(f"clips without separated signals, counted as silent: {len(lost)}, the first is "
+                                f"{lost[0]}")
+    return Signals(times, apart, swept, tuple(warnings))
 
 
 def _set_dict(score: SetScore) -> Dict[str, Any]:
@@ -195,10 +273,14 @@ def _conventions(convention: Convention, counts: Optional[Mapping], num_exact: i
     }
 
 
-def _clip_dict(c: ClipScore) -> Dict[str, Any]:
+def _clip_dict(c: ClipScore, signals: Signals) -> Dict[str, Any]:
+    """Return the counts of a clip: words by metric, seconds of diarization errors (missed, false alarm, confusion,
+    total; collar 0), and means of separation (SI-SDR and SDR improvement in dB, STOI)."""
     out: Dict[str, Any] = {"num_speakers": c.num_speakers, "predicted": c.predicted}
     # [errors, length, insertions, deletions, substitutions]: a table of a whole test set stays readable by eye.
     out.update({m: [e.errors, e.length, e.insertions, e.deletions, e.substitutions] for m, e in c.errors.items()})
+    out.update(signals.of_clip(c.clip))
+    out.update(signals.of_clip(c.clip))
     out["assignment"] = [list(pair) for pair in c.assignment]
     if c.missing:
         out["missing"] = True
@@ -237,10 +319,16 @@ def _order(decode: Mapping[str, Any], sot_order: Optional[str], tie_rule: Option
 
 def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: str = "none",
                  sot_order: Optional[str] = None, tie_rule: Optional[str] = None, sot_unit: Optional[str] = None,
-                 speaker_attributed: bool = False, out: Optional[Pathlike] = None, command: str = "") -> Dict[str, Any]:
+                 speaker_attributed: bool = False, sweep_diarization: bool = False, nj: int = 1,
+                 out: Optional[Pathlike] = None, command: str = "") -> Dict[str, Any]:
     """Score the decode directory ``hyp`` against ``ref``/supervision and write ``score.json``.
 
-    ``command`` is what the record says made it. Returns what was written.
+    Args:
+        sweep_diarization: also try median widths and thresholds on the frame probabilities (activity.npz).
+        nj: processes that compare separated signals.
+        command: what the record says made it.
+
+    Returns what was written.
 
     Raises:
         UserError: an input that is missing or broken, or a hypothesis for a clip that is not in the reference.
@@ -250,28 +338,34 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
     if not reference:
         raise at(ref / "supervision", None, "no clips", "make the clips again (stage 3)")
     hypothesis = read_hypothesis(hyp / "hyp.seglst.json")
-    _check_ids(reference, hypothesis, hyp / "hyp.seglst.json", ref / "supervision")
+    check_ids(reference, hypothesis, hyp / "hyp.seglst.json", ref / "supervision")
     counts = read_counts(hyp / "utt2num_spk")
-    _check_ids(reference, counts or {}, hyp / "utt2num_spk", ref / "supervision")
+    check_ids(reference, counts or {}, hyp / "utt2num_spk", ref / "supervision")
     decode_path = hyp / "decode.json"
     decode = read_json(decode_path) if decode_path.exists() else {}
     convention = Convention(unit, profile, _order(decode, sot_order, tie_rule, sot_unit), speaker_attributed)
+    signals = score_signals(reference, ref, hyp, decode, sweep_diarization, nj)
     clips, num_exact = score_set(reference, hypothesis, counts, convention)
+    by_number = {n: [c for c in clips if c.num_speakers == n] for n in sorted({c.num_speakers for c in clips})}
     now = environment()
     score = {
         **_identity(hyp, decode),
         **_set_dict(SetScore.of(clips)),
-        "by_num_speakers": {str(n): _set_dict(SetScore.of(c for c in clips if c.num_speakers == n))
-                            for n in sorted({c.num_speakers for c in clips})},
+        **signals.sections(clips),
+        **({"diarization_sweep": signals.sweep} if signals.sweep else {}),
+        "by_num_speakers": {str(n): {**_set_dict(SetScore.of(part)), **signals.sections(part)}
+                            for n, part in by_number.items()},
         "speed": _speed(decode, decode_path),
-        "conventions": _conventions(convention, counts, num_exact, len(clips)),
+        "conventions": {**_conventions(convention, counts, num_exact, len(clips)), **signals.conventions()},
         "missing_hypotheses": [c.clip for c in clips if c.missing],
+        **({"warnings": list(signals.warnings)} if signals.warnings else {}),
+        **({"warnings": list(signals.warnings)} if signals.warnings else {}),
         "reference": str(ref),
         "commit": now["commit"],
         "command": command,
         "environment": now,
         "decoding": decode,
-        "sessions": {c.clip: _clip_dict(c) for c in clips},
+        "sessions": {c.clip: _clip_dict(c, signals) for c in clips},
     }
     write_json(out or hyp / "score.json", score)
     return score
@@ -286,6 +380,12 @@ def summary(score: Mapping[str, Any]) -> str:
             f"talker count {_percent(count['accuracy'])}")
     if score["speed"]:
         line += f", RTF {score['speed']['rtf']}"
+    if "diarization" in score:
+        exact = score["diarization"][0]
+        line += f", DER {_percent(exact['der'])} (everybody always: {_percent(exact['trivial']['der'])})"
+    if "separation" in score:
+        line += f", SI-SDRi {_number(score['separation'].get('si_sdr_improvement'))} dB"
+    line += "".join(f"\nwarning: {text}" for text in score.get("warnings", ()))
     missing = score["missing_hypotheses"]
     if missing:
         line += f"\nwarning: clips without a hypothesis, counted as deleted: {len(missing)}, the first is {missing[0]}"
@@ -294,3 +394,11 @@ def summary(score: Mapping[str, Any]) -> str:
 
 def _percent(rate: Optional[float]) -> str:
     return "-" if rate is None else f"{100 * rate:.2f} %"
+
+
+def _number(value: Optional[float]) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _number(value: Optional[float]) -> str:
+    return "-" if value is None else f"{value:.2f}"

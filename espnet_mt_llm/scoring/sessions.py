@@ -51,6 +51,25 @@ def has_times(hypothesis: Sequence[Mapping]) -> bool:
     return not (len(spans) == 1 and next(iter(spans))[0] == 0)
 
 
+def with_activity(hypothesis: Sequence[Mapping], activity: Sequence[Mapping]) -> List[Mapping]:
+    """Return segments where the system says that somebody speaks: a speaker's words stand in his longest one.
+
+    >>> said = [{"speaker": "0", "words": "a b"}]
+    >>> times = [{"speaker": "0", "start_time": t, "end_time": 2 * t, "words": ""} for t in (1.0, 3.0)]
+    >>> [(s["start_time"], s["words"]) for s in with_activity(said, times)]
+    [(1.0, '…'), (3.0, 'a b')]
+    """
+    out: List[Mapping] = []
+    for speaker in sorted({s["speaker"] for s in [*hypothesis, *activity]}):
+        words = " ".join(s["words"] for s in hypothesis if s["speaker"] == speaker)
+        spans = [s for s in activity if s["speaker"] == speaker]
+        longest = max(spans, key=lambda s: s["end_time"] - s["start_time"], default=None)
+        # Words of somebody who is never active stand at the begin, as narrow as can be.
+        spans = spans or [{"speaker": speaker, "start_time": 0.0, "end_time": 0.0}]
+        out += [{**s, "words": words if longest is None or s is longest else "…"} for s in spans]
+    return out
+
+
 def timeline(reference: Sequence[Mapping], hypothesis: Sequence[Mapping], assignment: Sequence[Pair]) -> Html:
     """Draw a lane for each reference speaker and below it one for each hypothesis speaker.
 

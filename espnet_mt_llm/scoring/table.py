@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, nearest
 from espnet_mt_llm.scoring.score import read_json
@@ -59,6 +59,49 @@ def metric_names(unit: str) -> Dict[str, str]:
             "serialized_with_sc": f"{rate} with <sc>", "sa": f"sa{rate}"}
 
 
+class Measure(NamedTuple):
+    """A number about times or signals: its name, its unit, its digits and its value in a part of a score."""
+
+    name: str
+    unit: str
+    digits: int
+    value: Optional[float]
+
+    @property
+    def head(self) -> str:
+        """Return the head of its column: ``DER % (collar 0)``."""
+        name, _, detail = self.name.partition(" (")
+        return f"{name} {self.unit}".rstrip() + (f" ({detail}" if detail else "")
+
+    @property
+    def text(self) -> str:
+        return "–" if self.value is None else f"{self.value:.{self.digits}f}"
+
+
+def measures(part: Mapping[str, Any]) -> List[Measure]:
+    """Return what a score, or its part for a number of talkers, says about times and signals; [] for text alone.
+
+    >>> part = {"separation": {"si_sdr_improvement": 9.76, "sdr_improvement": None, "stoi": 0.826}}
+    >>> [(m.head, m.text) for m in measures(part)]
+    [('SI-SDRi dB', '9.76'), ('SDRi dB', '–'), ('STOI', '0.826')]
+    """
+    def rate(value: Optional[float]) -> Optional[float]:
+        return None if value is None else 100 * value
+
+    out = []
+    entries = part.get("diarization", [])
+    for entry in entries:
+        out.append(Measure(f"DER (collar {entry['collar']:g})", "%", 2, rate(entry["der"])))
+    if entries:
+        out.append(Measure("JER", "%", 2, rate(entries[0]["jer"])))
+        out.append(Measure("trivial DER", "%", 2, rate(entries[0]["trivial"]["der"])))
+    if "separation" in part:
+        means = part["separation"]
+        out += [Measure("SI-SDRi", "dB", 2, means.get("si_sdr_improvement")),
+                Measure("SDRi", "dB", 2, means.get("sdr_improvement")), Measure("STOI", "", 3, means.get("stoi"))]
+    return out
+
+
 def commit_of(score: Mapping[str, Any]) -> str:
     """Return the commit that made the hypothesis, else the one that scored it."""
     return score["decoding"].get("environment", {}).get("commit") or score["commit"]
@@ -83,6 +126,11 @@ def rows_of(score: Score) -> List[Row]:
                 add(metric, round(100 * part["metrics"][key]["rate"], 2), "%", note)
         if part["count"]["accuracy"] is not None:
             add("talker-count accuracy", round(100 * part["count"]["accuracy"], 2), "%", note)
+        for m in measures(part):
+            add(m.name, None if m.value is None else round(m.value, m.digits), m.unit, note)
+    if score.get("diarization_sweep"):
+        best = score["diarization_sweep"]["der"]
+        add("DER, swept on the test set", None if best is None else round(100 * best, 2), "%", name)
     if score["speed"]:
         add("RTF", score["speed"]["rtf"], "", name)
     if score["decoding"].get("parameters"):
@@ -149,8 +197,10 @@ def table(scores: Sequence[Score]) -> List[List[str]]:
     """Return the results table of scores with one convention: a header and a line for each set and talker count."""
     names = metric_names(scores[0]["conventions"]["unit"])
     metrics = [m for m in ("cp", "orc", "serialized", "sa") if any(m in s["metrics"] for s in scores)]
+    sections = [{key: s[key]} for key in _CAPTIONS for s in scores if key in s]
+    heads = list(dict.fromkeys(m.head for part in sections for m in measures(part)))
     out = [["system", "step", "decoding", "set", "talkers", "clips", *(f"{names[m]} %" for m in metrics),
-            "count acc. %", "RTF"]]
+            "count acc. %", *heads, "RTF"]]
     for s in scores:
         counts = s["by_num_speakers"]
         parts = [("–".join(dict.fromkeys([min(counts, key=int), max(counts, key=int)])), s)]
@@ -158,9 +208,11 @@ def table(scores: Sequence[Score]) -> List[List[str]]:
             parts += list(counts.items())
         for talkers, part in parts:
             rtf = s["speed"]["rtf"] if part is s and s["speed"] else None
+            more = {m.head: m.text for m in measures(part)}
             out.append([s["system"], s["step"], s["decode"], s["set"], talkers, str(part["clips"]),
                         *(percent(part["metrics"][m]["rate"]) if m in part["metrics"] else "–" for m in metrics),
-                        percent(part["count"]["accuracy"]), "" if rtf is None else f"{rtf:.4f}"])
+                        percent(part["count"]["accuracy"]), *(more.get(head, "–") for head in heads),
+                        "" if rtf is None else f"{rtf:.4f}"])
     return out
 
 
@@ -224,7 +276,15 @@ def caption(convention: Tuple[str, str, str], scores: Sequence[Score]) -> str:
     orders = "; ".join(dict.fromkeys(s["conventions"]["sot_order"] for s in scores))
     name = RATE_NAMES[unit]
     return (f"Unit {unit}, normalisation `{profile}`, speakers permuted by {permutation}, micro-averaged. "
-            f"{name}: serialized transcript, reference order: {orders}; <sc> is stripped.")
+            f"{name}: serialized transcript, reference order: {orders}; <sc> is stripped."
+            + "".join(text for key, text in _CAPTIONS.items() if any(key in s for s in scores)))
+
+
+_CAPTIONS = {
+    "diarization": " DER, JER: overlap scored, collar in seconds on each side of a boundary (as md-eval's), JER at "
+                   "collar 0; trivial: every reference speaker active for the whole clip (collar 0).",
+    "separation": " SI-SDRi, SDRi: improvement over the mixture, mean over sources, best assignment by SI-SDR.",
+}
 
 
 def readme_block(scores: Sequence[Score], rows: Sequence[Row]) -> str:
