@@ -36,8 +36,8 @@ ALIMEETING = (
     ("Test", "R8002_M8002", "MS802", "R8001_M8004", 1, 9001, "N_{spk}", "c1"),
     ("Test", "R8009_M8020", "MS810", "R8007_M8010", 1, 9015, "N_{spk}", "c1"),
 )
-# Part, session, real session and number of its piece. The second of train_L and the first of train_M are in the recipe's
-# dev set; the TextGrid of the second of train_M is one of the two whose ends disagree.
+# Part, session, real session and number of its piece. The second of train_L and the first of train_M are dev sessions
+# of the recipe; the TextGrid of the second of train_M is one of the two whose ends disagree.
 AISHELL4 = (
     ("train_L", "20200706_L_R001S01C01", "L_R003S01C02", 1),
     ("train_L", "20200709_L_R002S01C01", "L_R003S02C02", 0),
