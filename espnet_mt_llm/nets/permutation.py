@@ -92,10 +92,10 @@ def pairwise_bce(logits: torch.Tensor, targets: torch.Tensor, lengths: torch.Ten
     """
     with torch.autocast(logits.device.type, enabled=False):
         inside = length_mask(lengths, logits.size(1)).unsqueeze(-1)
-        # Padding of 0 leaves the product; softplus(0) is not 0 and needs the mask itself.
+        # Zero padding leaves the product with the targets; softplus(0) is not 0, so that its sum needs the mask.
         logits = logits.float().masked_fill(~inside, 0.0)
-        costs = F.softplus(logits).masked_fill(~inside, 0.0).sum(1).unsqueeze(-1) \
-            - logits.transpose(1, 2) @ targets.to(logits.dtype)
+        shared = F.softplus(logits).transpose(1, 2) @ inside.to(logits.dtype)
+        costs = shared - logits.transpose(1, 2) @ targets.to(logits.dtype)
         return costs / lengths.clamp(min=1)[:, None, None]
 
 
@@ -145,3 +145,75 @@ def pairwise_si_sdr(estimates: torch.Tensor, references: torch.Tensor, lengths: 
         limit = 10 ** (-(30.0 if clip is None else clip) / 10)
         quiet = 10 * torch.log10(level / together[:, None, None] + limit)
         return torch.where(silent, quiet, costs) * (lengths > 0)[:, None, None]
+
+
+def compact_ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor,
+                blank: int = 0) -> torch.Tensor:
+    """CTC loss (Graves et al., 2006) from the columns that a target reads: its own tokens and the blank.
+
+    The loss of a target of L tokens depends on at most L + 1 of the V columns. Only they are copied, so that many
+    targets against one vocabulary of tens of thousands need no copy of it each. No path: the loss is 0.
+
+    Args:
+        log_probs: ``(..., T, V)`` log posteriors.
+        lengths: ``(...)`` frames.
+        targets: ``(..., L)`` token ids, anything in 0 .. V - 1 beyond ``target_lengths``.
+        target_lengths: ``(...)``.
+        blank: id of the blank.
+
+    Returns:
+        ``(...)``; gradients equal those of ``torch.nn.functional.ctc_loss``.
+    """
+    shape, time = log_probs.shape[:-2], log_probs.size(-2)
+    tokens = torch.cat([targets.new_full((*shape, 1), blank), targets], dim=-1)
+    columns = log_probs.gather(-1, tokens.unsqueeze(-2).expand(*shape, time, -1)).flatten(0, -3).float()
+    # A token that is met again is the column of its first time: CTC must see that both are one.
+    same = targets.unsqueeze(-1) == targets.unsqueeze(-2)
+    places = (same.to(torch.uint8).argmax(-1) + 1).flatten(0, -2)
+    lengths, target_lengths = lengths.flatten(), target_lengths.flatten()
+    losses = F.ctc_loss(columns.transpose(0, 1), places, lengths, target_lengths, blank=0, reduction="none",
+                        zero_infinity=True)
+    if columns.requires_grad:
+        # PyTorch gives the gradient p - posterior, right behind a softmax over all of the columns; of the loss alone
+        # it is -posterior. A term of value 0 takes the p away, where PyTorch put it.
+        inside = length_mask(lengths, time).unsqueeze(-1) & (losses.detach() != 0)[:, None, None]
+        surplus = columns.exp().masked_fill(~inside, 0.0).sum((1, 2))
+        losses = losses - surplus + surplus.detach()
+    return losses.view(shape)
+
+
+def ctc_pit(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor,
+            present: torch.Tensor | None = None, order: torch.Tensor | None = None, normalise: bool = True
+            ) -> tuple[torch.Tensor, torch.Tensor]:
+    """CTC with permutation-invariant training: N^2 losses without gradient, then N with gradient.
+
+    Args:
+        log_probs: ``(B, N, T, V)`` log posteriors of the streams; the blank is 0.
+        lengths: ``(B,)`` frames.
+        targets: ``(B, N, L)`` token ids, anything in 0 .. V - 1 beyond ``target_lengths``.
+        target_lengths: ``(B, N)``.
+        present: ``(B, N)``, the targets that count in the search; all when None.
+        order: ``(B, N)`` streams chosen elsewhere; no search.
+        normalise: divide the loss of a target by its length (at least 1).
+
+    Returns:
+        losses ``(B, N)`` of the targets, and the stream of each ``(B, N)``.
+
+    Raises:
+        ValueError: a loss is NaN.
+    """
+    batch, talkers, time, vocabulary = log_probs.shape
+    frames = lengths.unsqueeze(1).expand(-1, talkers)
+    if order is None:
+        with torch.no_grad():
+            pairs = (batch, talkers, talkers)
+            costs = compact_ctc(log_probs.detach().unsqueeze(2).expand(*pairs, time, vocabulary),
+                                frames.unsqueeze(2).expand(pairs), targets.unsqueeze(1).expand(*pairs, -1),
+                                target_lengths.unsqueeze(1).expand(pairs))
+            if normalise:
+                costs = costs / target_lengths.clamp(min=1).unsqueeze(1)
+            order = pit(costs, present)[1]
+    # The targets go to the streams, not the streams to the targets: ids are small, posteriors are not.
+    stream = order.argsort(dim=1)
+    losses = permute(compact_ctc(log_probs, frames, permute(targets, stream), target_lengths.gather(1, stream)), order)
+    return losses / target_lengths.clamp(min=1) if normalise else losses, order

@@ -7,8 +7,7 @@ import torch
 
 from espnet_mt_llm.common import nearest
 from espnet_mt_llm.nets.masks import length_mask
-from espnet_mt_llm.nets.permutation import best_assignment, permute
-from espnet_mt_llm.nets.serialized_ctc import serialized_ctc_loss, stream_costs
+from espnet_mt_llm.nets.permutation import ctc_pit, permute
 
 
 class RecognitionLoss(NamedTuple):
@@ -112,28 +111,16 @@ class RecognitionHead(torch.nn.Module):
         target_lengths = target_lengths.where(present, 0)
         targets = targets.masked_fill(~length_mask(target_lengths.flatten(), targets.size(-1)).view(targets.shape), 0)
         counted = present if self.absent == "ignore" else torch.ones_like(present)
-        if order is None:
-            order = self._order(log_probs, lengths, targets, target_lengths, counted)
-        frames, sizes = lengths.repeat_interleave(speakers), target_lengths.flatten()
-        rows = targets.flatten(0, 1)
-        ctc, _ = serialized_ctc_loss(permute(log_probs, order).flatten(0, 1).unsqueeze(1), frames, rows.unsqueeze(1),
-                                     sizes.unsqueeze(1), normalise=self.normalise)
-        ctc = _mean(ctc.view(batch, speakers), counted)
+        if order is None and not self.pit:
+            order = torch.arange(speakers, device=lengths.device).expand(batch, -1)
+        ctc, order = ctc_pit(log_probs, lengths, targets, target_lengths, counted, order, self.normalise)
+        ctc = _mean(ctc, counted)
         if self.decoder is None:
             return RecognitionLoss(ctc, ctc, None, order)
-        attention = self._attention(permute(streams, order).flatten(0, 1), frames, rows, sizes)
+        attention = self._attention(permute(streams, order).flatten(0, 1), lengths.repeat_interleave(speakers),
+                                    targets.flatten(0, 1), target_lengths.flatten())
         attention = _mean(attention.view(batch, speakers), counted)
         return RecognitionLoss(self.ctc_weight * ctc + (1 - self.ctc_weight) * attention, ctc, attention, order)
-
-    @torch.no_grad()
-    def _order(self, log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor,
-               target_lengths: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-        if not self.pit or self.num_speakers == 1:
-            return torch.arange(self.num_speakers, device=lengths.device).expand(len(lengths), -1)
-        costs = stream_costs(log_probs, lengths, targets, target_lengths)
-        if self.normalise:
-            costs = costs / target_lengths.clamp(min=1).unsqueeze(1)
-        return best_assignment(costs.masked_fill(~counted.unsqueeze(1), 0.0))
 
     def _attention(self, memory: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, sizes: torch.Tensor
                    ) -> torch.Tensor:
