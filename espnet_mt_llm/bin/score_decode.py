@@ -26,10 +26,6 @@ def get_parser() -> argparse.ArgumentParser:
                         help="also report the best DER over median widths and thresholds (needs activity.npz); it is "
                              "chosen by the reference of this very set")
     parser.add_argument("--nj", type=int, default=1, help="processes that compare separated signals")
-    parser.add_argument("--sweep_diarization", type=str2bool, default=False,
-                        help="also report the best DER over median widths and thresholds (needs activity.npz); it is "
-                             "chosen by the reference of this very set")
-    parser.add_argument("--nj", type=int, default=1, help="processes that compare separated signals")
     parser.add_argument("--out", default=argparse.SUPPRESS, help="(default: score.json in the decode directory)")
     return parser
 

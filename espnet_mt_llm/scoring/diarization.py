@@ -198,7 +198,7 @@ def sweep(reference: Mapping[str, Segments], activity: Mapping[str, Any], frame_
                 hyp = merge_own((str(k), start, end) for k, start, end in found)
                 total += score(ref, hyp, durations[clip])
             tried.append({"median": median, "threshold": threshold, **total.as_dict()})
-    best = min(tried, key=lambda t: (t["der"] is None, t["der"]))
+    best = min(tried, key=lambda t: float("inf") if t["der"] is None else t["der"])
     return {"note": SWEEP_NOTE, "frame_shift": frame_shift, **best,
             "tried": [[t["median"], t["threshold"], t["der"]] for t in tried]}
 

@@ -3,12 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, progress
 from espnet_mt_llm.scoring import metrics
-from espnet_mt_llm.scoring.diarization import ClipDiarization
-from espnet_mt_llm.scoring.result_types import ClipScore, Errors, Separation, SetScore, Speed
+from espnet_mt_llm.scoring.result_types import ClipScore, Errors, SetScore, Speed
 from espnet_mt_llm.scoring.signals import Signals, check_ids, score_signals
 from espnet_mt_llm.text.normalise import check_profile, normalise, tokens
 from espnet_mt_llm.text.serialisation import SC, TIE_RULES, Order, read_supervision, strip_sc, turns
@@ -164,90 +163,6 @@ def score_set(reference: Mapping[str, Segments], hypothesis: Mapping[str, Segmen
     return out, num_exact
 
 
-@dataclass(frozen=True)
-class Signals:
-    """Scores of what a decode directory may hold beside text: times (hyp.rttm) and signals (separated/), by clip."""
-
-    diarization: Optional[Mapping[str, ClipDiarization]] = None
-    separation: Optional[Mapping[str, Separation]] = None
-    sweep: Optional[Mapping[str, Any]] = None
-    warnings: Tuple[str, ...] = ()
-
-    def sections(self, clips: Iterable[ClipScore]) -> Dict[str, Any]:
-        """Return the parts of score.json about these clips; nothing where there is nothing."""
-        from espnet_mt_llm.scoring import diarization, separation
-
-        names = [c.clip for c in clips]
-        out: Dict[str, Any] = {}
-        if self.diarization is not None:
-            out["diarization"] = diarization.section([self.diarization[name] for name in names])
-        if self.separation is not None:
-            out["separation"] = separation.section([self.separation[name] for name in names])
-        return out
-
-    def conventions(self) -> Dict[str, str]:
-        """Say what the numbers of :meth:`sections` mean."""
-        from espnet_mt_llm.scoring import diarization, separation
-
-        out = {}
-        if self.diarization is not None:
-            out = {"collar_note": "the error rates of words use no times; see diarization",
-                   "diarization": diarization.CONVENTION}
-        if self.separation is not None:
-            out["separation"] = separation.CONVENTION
-        return out
-
-    def of_clip(self, clip: str) -> Dict[str, Any]:
-        """Return the numbers of a clip in one line each, rounded: see :func:`_clip_dict`."""
-        out: Dict[str, Any] = {}
-        if self.diarization is not None:
-            d = self.diarization[clip].system[0.0]
-            out["diarization"] = [round(x, 3) for x in (d.missed, d.false_alarm, d.confusion, d.total)]
-        if self.separation is not None:
-            means = self.separation[clip].means
-            out["separation"] = [None if name not in means or means[name].value is None else round(means[name].value, 3)
-                                 for name in ("si_sdr_improvement", "sdr_improvement", "stoi")]
-        return out
-
-
-def score_signals(reference: Mapping[str, Segments], ref: Path, hyp: Path, decode: Mapping[str, Any],
-                  sweep_diarization: bool, nj: int) -> Signals:
-    """Score hyp.rttm and separated/ where they are there.
-
-    Raises:
-        UserError: a clip that is not in the reference, files that cannot be compared, no pyannote.metrics or pystoi.
-    """
-    from espnet_mt_llm.scoring import diarization, separation
-
-    times = apart = swept = None
-    warnings: List[str] = []
-    durations: Dict[str, float] = {}
-    if (hyp / diarization.RTTM).exists() or sweep_diarization:
-        durations = diarization.read_durations(ref, reference)
-    if (hyp / diarization.RTTM).exists():
-        given = diarization.read_hypothesis_times(hyp / diarization.RTTM)
-        _check_ids(reference, given, hyp / diarization.RTTM, ref / "supervision")
-        times = diarization.score_clips(reference, given, durations)
-    if sweep_diarization:
-        activity = diarization.read_activity(hyp / diarization.ACTIVITY)
-        _check_ids(reference, activity, hyp / diarization.ACTIVITY, ref / "supervision")
-        swept = diarization.sweep_decode(reference, activity, hyp / "decode.json", decode, durations)
-    if (hyp / separation.SEPARATED).is_dir():
-        files = separation.find_separated(hyp / separation.SEPARATED)
-        _check_ids(reference, files, hyp / separation.SEPARATED, ref / "supervision")
-        sources = separation.CleanSources(ref)
-        if not sources:
-            warnings.append(f"separated/ is not scored: {ref} has no clean sources (spk1.scp …, mixtures.jsonl)")
-        else:
-            speakers = {clip: len({s["speaker"] for s in segments}) for clip, segments in reference.items()}
-            apart = separation.score_clips(speakers, files, sources, nj)
-            lost = [clip for clip in reference if clip not in files]
-            if lost:
-                warnings.append(f"clips without separated signals, counted as silent: {len(lost)}, the first is "
-                                f"{lost[0]}")
-    return Signals(times, apart, swept, tuple(warnings))
-
-
 def _set_dict(score: SetScore) -> Dict[str, Any]:
     return {"clips": score.clips, "metrics": {m: e.as_dict() for m, e in score.errors.items()},
             "count": score.counts.as_dict()}
@@ -279,7 +194,6 @@ def _clip_dict(c: ClipScore, signals: Signals) -> Dict[str, Any]:
     out: Dict[str, Any] = {"num_speakers": c.num_speakers, "predicted": c.predicted}
     # [errors, length, insertions, deletions, substitutions]: a table of a whole test set stays readable by eye.
     out.update({m: [e.errors, e.length, e.insertions, e.deletions, e.substitutions] for m, e in c.errors.items()})
-    out.update(signals.of_clip(c.clip))
     out.update(signals.of_clip(c.clip))
     out["assignment"] = [list(pair) for pair in c.assignment]
     if c.missing:
@@ -359,7 +273,6 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
         "conventions": {**_conventions(convention, counts, num_exact, len(clips)), **signals.conventions()},
         "missing_hypotheses": [c.clip for c in clips if c.missing],
         **({"warnings": list(signals.warnings)} if signals.warnings else {}),
-        **({"warnings": list(signals.warnings)} if signals.warnings else {}),
         "reference": str(ref),
         "commit": now["commit"],
         "command": command,
@@ -394,10 +307,6 @@ def summary(score: Mapping[str, Any]) -> str:
 
 def _percent(rate: Optional[float]) -> str:
     return "-" if rate is None else f"{100 * rate:.2f} %"
-
-
-def _number(value: Optional[float]) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _number(value: Optional[float]) -> str:
