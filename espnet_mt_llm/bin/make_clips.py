@@ -6,7 +6,7 @@ from pathlib import Path
 from espnet_mt_llm.common import command
 from espnet_mt_llm.datadir.clip_policies import POLICIES
 from espnet_mt_llm.datadir.clips import STATISTICS, make_clips
-from espnet_mt_llm.datadir.statistics import Statistics, table
+from espnet_mt_llm.datadir.statistics import Statistics
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -28,10 +28,10 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the command."""
     args = vars(get_parser().parse_args())
-    out = Path(args["out_dir"])
-    clips = make_clips(args.pop("data_dir"), args.pop("out_dir"), **args)
+    out = args.pop("out_dir")
+    clips = make_clips(args.pop("data_dir"), out, **args)
     if args["num_jobs"] == 1:
-        print(table({out.name: Statistics.read(out / STATISTICS)}))
+        print(f"{out}: {Statistics.read(Path(out) / STATISTICS)}")
     else:
         hours = sum(clip.end - clip.start for clip in clips) / 3600
         print(f"{len(clips)} clips, {hours:.2f} hours")

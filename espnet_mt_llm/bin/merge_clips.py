@@ -5,7 +5,7 @@ from pathlib import Path
 
 from espnet_mt_llm.common import command
 from espnet_mt_llm.datadir.clips import STATISTICS, merge_clips
-from espnet_mt_llm.datadir.statistics import Statistics, table
+from espnet_mt_llm.datadir.statistics import Statistics
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,8 +21,7 @@ def main() -> None:
     """Run the command."""
     args = get_parser().parse_args()
     merge_clips(args.out_dir, args.num_jobs)
-    out = Path(args.out_dir)
-    print(table({out.name: Statistics.read(out / STATISTICS)}))
+    print(f"{args.out_dir}: {Statistics.read(Path(args.out_dir) / STATISTICS)}")
 
 
 if __name__ == "__main__":

@@ -368,7 +368,8 @@ def absent(root: Pathlike, corpus: str, variable: str, tree: str, source: str) -
 
 def table(summaries: Sequence[SetSummary]) -> str:
     """Return the counts of the sets as a table of text."""
-    lines = [f"{'set':<20} {'sessions':>8} {'utterances':>10} {'speakers':>8} {'hours':>8}"]
-    lines += [f"{s.name:<20} {s.sessions:>8} {s.utterances:>10} {s.speakers:>8} {s.seconds / 3600:>8.2f}"
+    width = max(len(name) for name in ("set", *(s.name for s in summaries)))
+    lines = [f"{'set':<{width}} {'sessions':>8} {'utterances':>10} {'speakers':>8} {'hours':>8}"]
+    lines += [f"{s.name:<{width}} {s.sessions:>8} {s.utterances:>10} {s.speakers:>8} {s.seconds / 3600:>8.2f}"
               for s in summaries]
     return "\n".join(lines)

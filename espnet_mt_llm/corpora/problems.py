@@ -27,7 +27,7 @@ class Problems:
         problem = " ".join(problem.split())
         self._sessions.add((set_name, session))
         self.rows.append((set_name, session, problem))
-        log.warning("%s: %s is left out: %s", set_name, session, problem)
+        log.warning("%s: %s has a problem: %s", set_name, session, problem)
 
     @contextmanager
     def of(self, set_name: str, session: str) -> Iterator[None]:
@@ -44,20 +44,32 @@ class Problems:
         self._sessions |= other._sessions
 
     def finish(self, allow: bool) -> None:
-        """Write ``problems.tsv``, or remove an old one when all went well.
+        """Write ``problems.tsv``, or remove it when there are none; what it says of other sets, other corpora, stays.
 
         Raises:
             UserError: there are problems, and they are not allowed.
         """
-        if not self.rows:
+        rows = sorted(set(self.rows) | self._of_other_sets())
+        if rows:
+            with atomic_open(self.path) as f:
+                f.write("set\tsession\tproblem\n")
+                f.writelines("\t".join(row) + "\n" for row in rows)
+        else:
             self.path.unlink(missing_ok=True)
+        if not self.rows:
             return
-        with atomic_open(self.path) as f:
-            f.write("set\tsession\tproblem\n")
-            f.writelines("\t".join(row) + "\n" for row in sorted(set(self.rows)))
         bad = len({row[:2] for row in self.rows})
         message = f"{bad} of {len(self._sessions)} sessions {'has' if bad == 1 else 'have'} problems, see {self.path}"
         if not allow:
             raise UserError(f"{message}; everything else was prepared; repair them and run again, "
-                            "or --allow_problems true")
+                            "or go on without them: ./run.sh --local_data_opts '--allow_problems true'")
         log.warning("%s; everything else was prepared", message)
+
+    def _of_other_sets(self) -> set[tuple[str, str, str]]:
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()[1:]
+        except FileNotFoundError:
+            return set()
+        mine = {name for name, _ in self._sessions}
+        rows = (tuple((line + "\t\t").split("\t")[:3]) for line in lines)
+        return {row for row in rows if row[0] not in mine}

@@ -62,6 +62,9 @@ class Statistics:
         added = {f.name: round(getattr(self, f.name) + getattr(other, f.name), 6) for f in fields(self)}
         return Statistics(**{**added, "longest": max(self.longest, other.longest)})
 
+    def __str__(self) -> str:
+        return f"{self.segments} clips, {self.seconds / 3600:.2f} hours"
+
     @property
     def overlap_of_speech(self) -> float:
         """Return the share of the speech time in which speakers overlap, in [0, 1]."""

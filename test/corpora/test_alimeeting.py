@@ -230,7 +230,7 @@ def test_command(corpus, tmp_path, repository):
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert ran.stderr.splitlines()[-1].startswith("1 of 3 sessions has problems, see ")
     ran = run(repository, "--root", corpus, "--out", tmp_path / "data", "--allow_problems", "true")
-    assert ran.returncode == 0 and "train_far                   1" in ran.stdout
+    assert ran.returncode == 0 and "train_far        1" in ran.stdout
     first = {path: path.read_bytes() for path in sorted((tmp_path / "data").rglob("*")) if path.is_file()}
     run(repository, "--root", corpus, "--out", tmp_path / "data", "--allow_problems", "true", "--nj", 3)
     assert first == {path: path.read_bytes() for path in sorted((tmp_path / "data").rglob("*")) if path.is_file()}

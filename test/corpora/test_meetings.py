@@ -197,7 +197,7 @@ def test_any_number_of_processes_gives_the_same_bytes_log_and_problems(tmp_path,
         results.append((files, caplog.messages, capsys.readouterr().out))
     assert results[0] == results[1] == results[2] and results[3] == results[4]
     messages, shown = results[0][1:]
-    assert messages[:2] == ["reading r0", "reading r1"] and "a: r4 is left out: r4: damaged" in messages
+    assert messages[:2] == ["reading r0", "reading r1"] and "a: r4 has a problem: r4: damaged" in messages
     assert [line.split()[:4] for line in shown.splitlines()] == [
         ["set", "sessions", "utterances", "speakers"], ["a", "19", "171", "1"], ["b", "3", "27", "1"]]
 

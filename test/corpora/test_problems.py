@@ -15,11 +15,12 @@ def test_one_bad_session_does_not_stop_the_others(tmp_path, caplog):
                 raise UserError("b.wav: no such\taudio\nfile; restore it")
             done.append(session)
     problems.add("dev", "z", "odd")
-    assert done == ["a", "c"] and "train: b is left out: b.wav: no such audio file; restore it" in caplog.messages
+    assert done == ["a", "c"] and "train: b has a problem: b.wav: no such audio file; restore it" in caplog.messages
     with pytest.raises(UserError) as caught:
         problems.finish(False)
     assert str(caught.value) == (f"2 of 4 sessions have problems, see {tmp_path}/problems.tsv; everything else was "
-                                 "prepared; repair them and run again, or --allow_problems true")
+                                 "prepared; repair them and run again, or go on without them: ./run.sh "
+                                 "--local_data_opts '--allow_problems true'")
     expected = "set\tsession\tproblem\ndev\tz\todd\ntrain\tb\tb.wav: no such audio file; restore it\n"
     assert (tmp_path / "problems.tsv").read_text() == expected
     problems.finish(True)
@@ -40,6 +41,21 @@ def test_an_old_list_goes_when_all_is_well(tmp_path):
         pass
     repaired.finish(False)
     assert not (tmp_path / "problems.tsv").exists()
+
+
+def test_problems_of_other_corpora_stay_listed(tmp_path):
+    meetings, readings = Problems(tmp_path), Problems(tmp_path)
+    meetings.add("train_far", "a", "odd")
+    meetings.finish(True)
+    readings.add("librispeech_dev", "b", "bad")
+    readings.finish(True)
+    listed = [line.split("\t")[0] for line in (tmp_path / "problems.tsv").read_text().splitlines()]
+    assert listed == ["set", "librispeech_dev", "train_far"]
+    again = Problems(tmp_path)
+    with again.of("librispeech_dev", "b"):
+        pass
+    again.finish(False)
+    assert "librispeech_dev" not in (tmp_path / "problems.tsv").read_text()
 
 
 def test_merge(tmp_path):

@@ -122,7 +122,8 @@ def finished(finished_root: Path, tmp_path: Path) -> Recipe:
 def test_all_stages_run_once_in_order_and_are_skipped_afterwards(recipe: Recipe) -> None:
     shown = recipe.run()
     assert recipe.calls() == ["data.sh", "validate", "draw_mixtures", *["write_mixtures"] * 4, "validate",
-                              *["make_clips", "make_clips", "merge_clips"] * 3, "make_token_list", "train_sctc",
+                              *["make_clips", "make_clips", "merge_clips"] * 3, "show_statistics",
+                              "make_token_list", "train_sctc",
                               "decode_sctc", "decode_sctc", "merge_decode",
                               "score_decode", "make_results", "pack_model"]
     assert not (recipe.path / "data/train_sim/audio").exists(), "a streamed set has no audio"
@@ -219,8 +220,8 @@ def test_what_was_removed_is_made_again(finished: Recipe) -> None:
     shutil.rmtree(finished.path / "dump/test_2mix")
     shutil.rmtree(finished.path / "exp/sctc/01_sctc_first/decode_sctc")
     shown = finished.run()
-    assert finished.calls() == ["make_clips", "make_clips", "merge_clips", "decode_sctc", "decode_sctc",
-                                "merge_decode", "score_decode", "show_results"]
+    assert finished.calls() == ["make_clips", "make_clips", "merge_clips", "show_statistics",
+                                "decode_sctc", "decode_sctc", "merge_decode", "score_decode", "show_results"]
     assert "dump/test_2mix/supervision is missing, runs again" in shown
 
 

@@ -37,7 +37,7 @@ def test_recipe(row: Any, finished: Callable) -> None:
     for path in checkout.path.glob("debug/dump/*/statistics.json"):
         clips = json.loads(path.read_text())
         assert clips["segments"] > 0 and clips["seconds"] >= clips["speech"] >= clips["overlap"] >= 0
-        assert re.search(rf"^{path.parent.name} +{clips['segments']} ", printed, re.MULTILINE), path
+        assert re.search(rf"^debug/dump/{path.parent.name} +{clips['segments']} ", printed, re.MULTILINE), path
     # Every set that was made is whole: the recipe validates it itself; what it wrote lies under debug/.
     for path in checkout.path.glob("debug/data/*/wav.scp"):
         assert f"debug/data/{path.parent.name}: valid" in printed

@@ -242,6 +242,11 @@ stage_clips() {
         inputs=("${datadir}/${set}") outputs=("${dumpdir}/${set}/supervision")
         unit "${dumpdir}/.done/clips.${set}" make_clips "${set}" "${maker}"
     done
+    if [ "${new}" -gt 0 ]; then
+        local dirs
+        read -r -a dirs <<<"$(clip_sets)"
+        ${python} -m espnet_mt_llm.bin.show_statistics "${dirs[@]/#/${dumpdir}/}"
+    fi
 }
 
 make_enrolment() { # SET
