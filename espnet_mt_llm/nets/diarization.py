@@ -44,7 +44,10 @@ class DiarizationHead(torch.nn.Module):
         self.linear = torch.nn.Linear(size if num_blocks else input_size, num_speakers)
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return logits ``(B, T, S)`` from ``hidden`` ``(B, T, D)``; padding never reaches a valid frame."""
+        """Return logits ``(B, T, S)`` from ``hidden`` ``(B, T, D)``; the longest of ``lengths`` ``(B,)`` is T.
+
+        Padding never reaches a valid frame.
+        """
         if self.blocks is not None:
             hidden = self.blocks(hidden, lengths)[-1 if self.block == "e_branchformer" else 0]
         return self.linear(hidden)

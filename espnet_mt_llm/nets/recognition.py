@@ -1,6 +1,7 @@
 """Recognition head: one stream a speaker from the encoded mixture, shared CTC and attention decoder."""
 
 import inspect
+import math
 from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import torch
@@ -55,6 +56,8 @@ class RecognitionHead(torch.nn.Module):
         super().__init__()
         if not 0 <= ctc_weight <= 1:
             raise ValueError(f"ctc_weight: {ctc_weight} is not between 0 and 1")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing: {label_smoothing} is not between 0 and 1")
         if absent not in ("silence", "ignore"):
             raise ValueError(f"absent: '{absent}' is neither 'silence' nor 'ignore'")
         blocks = _checked(EBranchformerStack, {"num_blocks": 2, **(blocks or {})}, "blocks", "input_size",
@@ -80,7 +83,7 @@ class RecognitionHead(torch.nn.Module):
 
         Args:
             hidden: ``(B, T, D)``.
-            lengths: ``(B,)`` frames; padding never reaches a valid frame.
+            lengths: ``(B,)`` frames, the longest of them T; padding never reaches a valid frame.
         """
         streams = torch.stack([stack(hidden, lengths)[-1] for stack in self.stacks], dim=1)
         return streams, self.ctc.ctc_lo(streams).float().log_softmax(dim=-1)
@@ -139,9 +142,8 @@ class RecognitionHead(torch.nn.Module):
         smooth, rest = self.label_smoothing, self.label_smoothing / (self.vocabulary_size - 1)
         token = log_probs.gather(2, outputs.unsqueeze(2)).squeeze(2)
         losses = -(1 - smooth - rest) * token - rest * log_probs.sum(-1)
-        # The entropy of q is a constant; x log x is 0 at 0.
-        parts = torch.tensor([1 - smooth, smooth, rest])
-        losses = losses + float(torch.special.xlogy(parts[:1], parts[0]) + torch.special.xlogy(parts[1], parts[2]))
+        if smooth > 0:
+            losses = losses + (1 - smooth) * math.log(1 - smooth) + smooth * math.log(rest)
         losses = losses.masked_fill(~length_mask(sizes + 1, outputs.size(1)), 0.0).sum(1)
         return losses / (sizes + 1) if self.normalise else losses
 
