@@ -130,7 +130,8 @@ def test_empty_texts_and_clips_without_frames_are_finite() -> None:
     result = loss_of(head, hidden, torch.tensor([1, 0, 14]), targets, torch.tensor([[0, 0, 0], [0, 0, 0], [0, 4, 0]]))
     result.loss.sum().backward()
     assert all(torch.isfinite(part).all() for part in result[:3]) and torch.isfinite(hidden.grad).all()
-    nothing = loss_of(head, hidden[:, :3], torch.tensor([3, 3, 3]), targets[..., :0], torch.zeros(3, S, dtype=torch.long))
+    sizes = torch.zeros(3, S, dtype=torch.long)
+    nothing = loss_of(head, hidden[:, :3], torch.tensor([3, 3, 3]), targets[..., :0], sizes)
     assert torch.isfinite(nothing.loss).all()
 
 

@@ -18,8 +18,9 @@ import pytest
      [*(f"{policy}, 1 min, 8-channel {what}" for what in ("WAV from the disk", "WAV from the page cache", "FLAC")
         for policy in ("no_overlap_cut", "utterance_group")),
       "two jobs against one, 16 meetings", "memory, one meeting", "memory, 100 mixtures"]),
-    ("permutation", ["--bce", "2", "20", "--bce_speakers", "3", "--ctc", "2", "20", "10", "4", "--ctc_speakers", "2", "3",
-                     "--repeats", "1"], ["PIT BCE, 3 talkers", "PIT CTC, 2 talkers", "PIT CTC, 3 talkers"]),
+    ("permutation", ["--bce", "2", "20", "--bce_speakers", "3", "--ctc", "2", "20", "10", "4",
+                     "--ctc_speakers", "2", "3", "--repeats", "1"],
+     ["PIT BCE, 3 talkers", "PIT CTC, 2 talkers", "PIT CTC, 3 talkers"]),
     ("prepare_alimeeting", ["--meetings", "4", "--repeats", "1"],
      ["4 meetings, far and near, one core", "4 meetings, reading alone, one core",
       "4 meetings, far alone, one core", "--nj 2 against --nj 1"]),
