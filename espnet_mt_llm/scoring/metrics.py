@@ -100,6 +100,25 @@ def speaker_attributed(reference: Mapping[str, Tokens], hypothesis: Mapping[str,
     return sum((edit(reference.get(n, ()), hypothesis.get(n, ())) for n in names), Errors.zero())
 
 
+def tcp(reference: Sequence[Mapping], hypothesis: Sequence[Mapping], collar: float) -> Errors:
+    """Time-constrained cp errors of SegLST segments: a word may match one that is at most ``collar`` seconds away.
+
+    Words have no times of their own: meeteval spreads them over their segment by their lengths.
+
+    >>> said = {"speaker": "A", "start_time": 0.0, "end_time": 1.0, "words": "a b"}
+    >>> tcp([said], [{**said, "speaker": "0", "start_time": 20.0, "end_time": 21.0}], 5.0)
+    Errors(length=2, insertions=2, deletions=2, substitutions=0)
+    """
+    from meeteval.io import SegLST
+    from meeteval.wer.wer.time_constrained import time_constrained_minimum_permutation_word_error_rate
+
+    if not hypothesis:
+        return Errors((length := sum(len(s["words"].split()) for s in reference)), deletions=length)
+    sides = [SegLST([{key: s[key] for key in ("speaker", "start_time", "end_time", "words")} for s in side])
+             for side in (reference, hypothesis)]
+    return _errors(time_constrained_minimum_permutation_word_error_rate(*sides, collar=collar))
+
+
 def align(reference: Tokens, hypothesis: Tokens) -> List[Tuple[Optional[str], Optional[str]]]:
     """Pair reference and hypothesis tokens by a shortest edit path; None stands opposite an insertion or deletion.
 

@@ -23,9 +23,12 @@ class Convention:
     profile: str = "none"
     order: Order = Order()
     speaker_attributed: bool = False
+    tcp_collar: Optional[float] = None
 
     def __post_init__(self) -> None:
         check_profile(self.profile)
+        if self.tcp_collar is not None and not self.tcp_collar >= 0:
+            raise UserError(f"tcp_collar: {self.tcp_collar}; use seconds, for example 5")
         tokens("", self.unit)
 
 
@@ -124,9 +127,26 @@ def score_clip(clip: str, reference: Segments, hypothesis: Optional[Segments], p
     }
     if convention.speaker_attributed:
         errors["sa"] = metrics.speaker_attributed(ref, hyp)
+    if convention.tcp_collar is not None:
+        errors["tcp"] = metrics.tcp(_spoken(reference, convention), _spoken(hypothesis, convention),
+                                    convention.tcp_collar)
     if predicted is None:
         predicted = sum(1 for words in hyp.values() if words)
     return ClipScore(clip, len(ref), predicted, errors, assignment, missing), exact
+
+
+def _spoken(segments: Segments, convention: Convention) -> Segments:
+    """Return segments with their words as tokens, white space between them."""
+    return [{**s, "words": " ".join(_tokens(s["words"], convention))} for s in segments]
+
+
+def _check_times(hypothesis: Mapping[str, Segments], path: Path) -> None:
+    for clip, segments in hypothesis.items():
+        for s in segments:
+            start, end = s.get("start_time"), s.get("end_time")
+            if not (isinstance(start, (int, float)) and isinstance(end, (int, float)) and 0 <= start <= end):
+                raise at(path, None, f"a segment of the clip '{clip}' has no times; tcp needs start_time and end_time",
+                         "leave --tcp_collar away, or decode with a system that gives times")
 
 
 def _untimed(segment: Mapping) -> dict:
@@ -170,12 +190,13 @@ def _set_dict(score: SetScore) -> Dict[str, Any]:
 
 def _conventions(convention: Convention, counts: Optional[Mapping], num_exact: int, clips: int) -> Dict[str, Any]:
     greedy = clips - num_exact
+    tcp = convention.tcp_collar
     return {
         "unit": convention.unit,
         "profile": convention.profile,
         "permutation_unit": "clip",
         "collar": None,
-        "collar_note": "no metric here uses times",
+        "collar_note": "no metric here uses times" if tcp is None else "only tcp uses times",
         "averaging": "micro: errors and reference lengths are summed over clips",
         "sot_order": convention.order.describe(),
         "serialized": "<sc> stripped; hypothesis in output order",
@@ -184,6 +205,8 @@ def _conventions(convention: Convention, counts: Optional[Mapping], num_exact: i
                + (f", greedy for {greedy} longer ones, never above cp" if greedy else ""),
         "dicp": "meeteval, greedy, never above cp",
         "talker_count": "predicted utt2num_spk" if counts is not None else "hypothesis speakers with words",
+        **({} if tcp is None else {
+            "tcp": f"meeteval, collar {tcp:g} s; times of words: their segment's, by their lengths"}),
         "missing_hypothesis": "every reference token of the clip is a deletion",
     }
 
@@ -233,11 +256,12 @@ def _order(decode: Mapping[str, Any], sot_order: Optional[str], tie_rule: Option
 
 def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: str = "none",
                  sot_order: Optional[str] = None, tie_rule: Optional[str] = None, sot_unit: Optional[str] = None,
-                 speaker_attributed: bool = False, sweep_diarization: bool = False, nj: int = 1,
-                 out: Optional[Pathlike] = None, command: str = "") -> Dict[str, Any]:
+                 speaker_attributed: bool = False, tcp_collar: Optional[float] = None, sweep_diarization: bool = False,
+                 nj: int = 1, out: Optional[Pathlike] = None, command: str = "") -> Dict[str, Any]:
     """Score the decode directory ``hyp`` against ``ref``/supervision and write ``score.json``.
 
     Args:
+        tcp_collar: seconds; also score words with a constraint on their times (every segment needs times).
         sweep_diarization: also try median widths and thresholds on the frame probabilities (activity.npz).
         nj: processes that compare separated signals.
         command: what the record says made it.
@@ -257,7 +281,10 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
     check_ids(reference, counts or {}, hyp / "utt2num_spk", ref / "supervision")
     decode_path = hyp / "decode.json"
     decode = read_json(decode_path) if decode_path.exists() else {}
-    convention = Convention(unit, profile, _order(decode, sot_order, tie_rule, sot_unit), speaker_attributed)
+    convention = Convention(unit, profile, _order(decode, sot_order, tie_rule, sot_unit), speaker_attributed,
+                            tcp_collar)
+    if tcp_collar is not None:
+        _check_times(hypothesis, hyp / "hyp.seglst.json")
     signals = score_signals(reference, ref, hyp, decode, sweep_diarization, nj)
     clips, num_exact = score_set(reference, hypothesis, counts, convention)
     by_number = {n: [c for c in clips if c.num_speakers == n] for n in sorted({c.num_speakers for c in clips})}

@@ -204,7 +204,9 @@ class CleanSources:
         from espnet_mt_llm.datadir.audio import read_audio
 
         entries = [scp[clip] for scp in self.scps.values() if clip in scp]
-        if len(entries) < num_speakers or clip not in self.mixtures:
+        if clip not in self.mixtures:
+            raise at(self.ref / "wav.scp", None, f"the clip '{clip}' is not in it", "make the clips again (stage 3)")
+        if len(entries) < num_speakers:
             raise at(self.ref / "spk1.scp", None, f"the clip '{clip}' of {num_speakers} speakers has {len(entries)} "
                                                   "clean sources in spk1.scp …", repair)
         mixture, rate = read_audio(self.mixtures[clip])

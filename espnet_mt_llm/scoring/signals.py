@@ -41,7 +41,7 @@ class Signals:
         """Say what the numbers of :meth:`sections` mean."""
         out = {}
         if self.diarization is not None:
-            out = {"collar_note": "the error rates of words use no times; see diarization",
+            out = {"collar_note": "the error rates of words but tcp use no times; see diarization",
                    "diarization": diarization.CONVENTION}
         if self.separation is not None:
             out["separation"] = separation.CONVENTION

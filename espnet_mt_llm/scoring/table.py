@@ -56,7 +56,7 @@ def metric_names(unit: str) -> Dict[str, str]:
     """
     rate = RATE_NAMES[unit]
     return {"cp": f"cp{rate}", "orc": f"ORC-{rate}", "dicp": f"DI-cp{rate}", "serialized": rate,
-            "serialized_with_sc": f"{rate} with <sc>", "sa": f"sa{rate}"}
+            "serialized_with_sc": f"{rate} with <sc>", "sa": f"sa{rate}", "tcp": f"tcp{rate}"}
 
 
 class Measure(NamedTuple):
@@ -196,7 +196,7 @@ def by_convention(scores: Sequence[Score]) -> List[Tuple[Tuple[str, str, str], L
 def table(scores: Sequence[Score]) -> List[List[str]]:
     """Return the results table of scores with one convention: a header and a line for each set and talker count."""
     names = metric_names(scores[0]["conventions"]["unit"])
-    metrics = [m for m in ("cp", "orc", "serialized", "sa") if any(m in s["metrics"] for s in scores)]
+    metrics = [m for m in ("cp", "orc", "serialized", "sa", "tcp") if any(m in s["metrics"] for s in scores)]
     sections = [{key: s[key]} for key in _CAPTIONS for s in scores if key in s]
     heads = list(dict.fromkeys(m.head for part in sections for m in measures(part)))
     out = [["system", "step", "decoding", "set", "talkers", "clips", *(f"{names[m]} %" for m in metrics),

@@ -18,6 +18,8 @@ def write_set(root: Path, name: str, clips: dict, hypotheses: list, counts: dict
     lines = (f"{c} " + json.dumps([dict(zip(("spk", "start", "end", "text"), s)) for s in segments], ensure_ascii=False)
              for c, segments in clips.items())
     (ref / "supervision").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    ends = {c: max(end for _, _, end, _ in segments) for c, segments in clips.items()}
+    (ref / "utt2dur").write_text("".join(f"{c} {end:.2f}\n" for c, end in ends.items()))
     entries = [{"session_id": c, "speaker": s, "words": w} for c, s, w in hypotheses]
     (hyp / "hyp.seglst.json").write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
     (hyp / "utt2num_spk").write_text("".join(f"{c} {n}\n" for c, n in sorted(counts.items())))

@@ -110,6 +110,29 @@ def test_timeline_places_segments_by_time():
     assert out.count("left:50.00%;width:50.00%") == 2 and "untimed" in out
 
 
+def test_the_time_line_shows_who_was_heard_when(page, tmp_path):
+    hyp = tmp_path / "exp/sctc/01_sctc_train/decode_sctc/test"
+    rest = "<NA> <NA> 0 <NA> <NA>\n"
+    (hyp / "hyp.rttm").write_text(f"SPEAKER c2 1 0.5 1 {rest}SPEAKER c2 1 2 0.25 {rest}")
+    score_decode(tmp_path / "dump/test", hyp)
+    make_results(tmp_path, tmp_path / "exp", None, None, page)
+    text = page.read_text()
+    assert "left:20.00%;width:40.00%" in text and "left:80.00%;width:10.00%" in text
+    Checker(text)
+    (hyp / "hyp.rttm").unlink()
+    make_results(tmp_path, tmp_path / "exp", None, None, page)
+    assert "No time lines" in Checker(page.read_text()).text
+
+
+def test_activity_takes_the_words_of_its_speaker():
+    said = [{"speaker": "0", "words": "a"}, {"speaker": "0", "words": "b"}, {"speaker": "1", "words": "c"}]
+    heard = [{"speaker": "2", "start_time": 1.0, "end_time": 2.0, "words": ""}]
+    shown = sessions.with_activity(said, heard)
+    assert [(s["speaker"], s["words"], s["end_time"]) for s in shown] == [
+        ("0", "a b", 0.0), ("1", "c", 0.0), ("2", "", 2.0)]
+    assert sessions.has_times(shown)
+
+
 def test_a_chart_of_one_epoch_or_of_a_constant():
     assert "<svg" in charts.line_chart("loss", {"train": [(1.0, 3.0)]})
     assert "<svg" in charts.line_chart("loss", {"train": [(1.0, 0.0), (2.0, 0.0)]})

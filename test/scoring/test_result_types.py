@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_mt_llm.scoring.result_types import ClipScore, Errors, SetScore, Speed, TalkerCounts
+from espnet_mt_llm.scoring.result_types import ClipScore, DiarizationErrors, Errors, SetScore, Speed, TalkerCounts
 
 ERRORS = st.builds(lambda c, d, s, i: Errors(c + d + s, i, d, s), *[st.integers(0, 50)] * 4)
 COUNTS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4)), max_size=8).map(
@@ -34,11 +34,22 @@ def test_a_set_is_the_sum_of_its_parts(values, cut):
     assert SetScore.of(clips) + SetScore.zero() == SetScore.of(clips)
 
 
+@given(st.lists(st.lists(st.integers(0, 9), min_size=6, max_size=6), max_size=5))
+def test_diarization_errors_add(rows):
+    total = sum((DiarizationErrors(*row) for row in rows), DiarizationErrors.zero())
+    missed, false_alarm, confusion, speech, jaccard, speakers = map(sum, zip(*rows)) if rows else [0] * 6
+    assert total == DiarizationErrors(missed, false_alarm, confusion, speech, jaccard, speakers)
+    assert total.der == ((missed + false_alarm + confusion) / speech if speech else None)
+    assert total.jer == (jaccard / speakers if speakers else None)
+
+
 def test_frozen_and_checked():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Errors(3).length = 4
     with pytest.raises(ValueError, match="negative"):
         Errors(3, insertions=-1)
+    with pytest.raises(ValueError, match="negative number"):
+        DiarizationErrors(missed=-0.1)
     with pytest.raises(ValueError, match="more deletions"):
         Errors(3, deletions=2, substitutions=2)
     with pytest.raises(ValueError, match="different metrics"):

@@ -147,6 +147,28 @@ def test_inputs_that_are_not_there(decoded, tmp_path, capsys):
     assert "no clips" in capsys.readouterr().err
 
 
+def test_words_with_a_constraint_on_their_times(tmp_path, write):
+    clips = {"c": [("A", 0.0, 2.0, "one two"), ("B", 50.0, 52.0, "three four")], "d": [("A", 0.0, 1.0, "five")]}
+    ref, hyp = write(tmp_path, "t", clips, [], {"c": 2, "d": 0})
+    times = {"0": (0.5, 2.5), "1": (10.0, 12.0)}
+    entries = [{"session_id": "c", "speaker": s, "words": w, "start_time": times[s][0], "end_time": times[s][1]}
+               for s, w in (("0", "one two"), ("1", "Three four"))]
+    (hyp / "hyp.seglst.json").write_text(json.dumps(entries))
+    score = score_decode(ref, hyp, profile="en_libri", tcp_collar=5)
+    # Half a minute beside its place, a word is as good as none; the clip without a hypothesis is deleted.
+    assert score["metrics"]["tcp"] == {"rate": 1.0, "errors": 5, "length": 5, "insertions": 2, "deletions": 3,
+                                       "substitutions": 0}
+    assert score["metrics"]["cp"]["errors"] == 1 and "collar 5 s" in score["conventions"]["tcp"]
+    wide = score_decode(ref, hyp, profile="en_libri", tcp_collar=100)
+    assert wide["metrics"]["tcp"]["errors"] == wide["metrics"]["cp"]["errors"]
+    assert "tcp" not in score_decode(ref, hyp)["metrics"]
+    (hyp / "hyp.seglst.json").write_text(json.dumps([{k: v for k, v in entries[0].items() if k != "end_time"}]))
+    with pytest.raises(UserError, match="a segment of the clip 'c' has no times; .*; leave --tcp_collar away"):
+        score_decode(ref, hyp, tcp_collar=5)
+    with pytest.raises(UserError, match="tcp_collar: -1; use seconds"):
+        score_decode(ref, hyp, tcp_collar=-1)
+
+
 def test_unknown_options(decoded, capsys):
     ref, hyp = decoded
     assert run("--ref", ref, "--hyp", hyp, "--unit", "words") == 2
