@@ -168,8 +168,8 @@ def compact_ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.T
     tokens = torch.cat([targets.new_full((*shape, 1), blank), targets], dim=-1)
     columns = log_probs.gather(-1, tokens.unsqueeze(-2).expand(*shape, time, -1)).flatten(0, -3).float()
     # A token that is met again is the column of its first time: CTC must see that both are one.
-    same = targets.unsqueeze(-1) == tokens.unsqueeze(-2)
-    places = same.to(torch.uint8).argmax(-1).flatten(0, -2)
+    index = torch.arange(tokens.size(-1), device=targets.device)
+    places = torch.where(targets.unsqueeze(-1) == tokens.unsqueeze(-2), index, len(index)).amin(-1).flatten(0, -2)
     lengths, target_lengths = lengths.flatten(), target_lengths.flatten()
     losses = F.ctc_loss(columns.transpose(0, 1), places, lengths, target_lengths, blank=0, reduction="none",
                         zero_infinity=True)

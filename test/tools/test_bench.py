@@ -20,7 +20,8 @@ import pytest
       "two jobs against one, 16 meetings", "memory, one meeting", "memory, 100 mixtures"]),
     ("permutation", ["--bce", "2", "20", "--bce_speakers", "3", "--ctc", "2", "20", "10", "4",
                      "--ctc_speakers", "2", "3", "--repeats", "1"],
-     ["PIT BCE, 3 talkers", "PIT CTC, 2 talkers", "PIT CTC, 3 talkers"]),
+     ["PIT BCE, 3 talkers", *(f"PIT CTC, {talkers} talkers{how}" for talkers in (2, 3)
+                              for how in ("", ", as in the model's step"))]),
     ("prepare_alimeeting", ["--meetings", "4", "--repeats", "1"],
      ["4 meetings, far and near, one core", "4 meetings, reading alone, one core",
       "4 meetings, far alone, one core", "--nj 2 against --nj 1"]),
