@@ -161,7 +161,7 @@ def read_activity(path: Path) -> Dict[str, Any]:
 
     import numpy as np
 
-    repair = "decode this set again (stage 7) with 'write_activity: true'"
+    repair = "decode this set again (stage 7) and have it write frame probabilities"
     try:
         with np.load(path, allow_pickle=False) as archive:
             out = {clip: archive[clip] for clip in archive.files}
