@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, TypeVar
 
 import numpy as np
 import torch
@@ -15,29 +15,27 @@ from espnet_mt_llm.datadir.kaldi import read_map
 from espnet_mt_llm.text.serialisation import Order
 from espnet_mt_llm.train.preprocess import as_samples
 
+C = TypeVar("C", bound="RunConfig")
+
 
 @dataclass(frozen=True)
-class DecodeConfig:
-    """What `conf/decode_sctc.yaml` may say.
+class RunConfig:
+    """What every decoding configuration may say.
 
     Attributes:
-        count: ``head`` routes by the talker-count head, ``oracle`` by the reference, ``forced`` by ``num_talkers``.
-        num_talkers: for ``forced``.
         batch_size: clips decoded together; clips of like length share a batch.
         weights: file of the weights; the best there are when empty.
         num_threads: CPU threads.
         device: ``cpu``, ``cuda`` …
     """
 
-    count: str = "head"
-    num_talkers: Optional[int] = None
     batch_size: int = 16
     weights: str = ""
     num_threads: int = 1
     device: str = "cpu"
 
     @classmethod
-    def load(cls, path: Optional[Pathlike] = None, **changes: Any) -> "DecodeConfig":
+    def load(cls: type[C], path: Optional[Pathlike] = None, **changes: Any) -> C:
         """Read a YAML file (the defaults without one), apply ``changes`` that are not None, and check the values.
 
         Raises:
@@ -47,21 +45,52 @@ class DecodeConfig:
         values = (load_yaml(path) or {}) if path else {}
         config = from_mapping(cls, values, where)
         config = replace(config, **{key: value for key, value in changes.items() if value is not None})
-        if config.count not in ("head", "oracle", "forced"):
-            raise at(where, None, f"count: '{config.count}'", "it is head, oracle or forced")
-        if (config.count == "forced") != (config.num_talkers is not None):
-            raise at(where, None, f"count: {config.count} with num_talkers: {config.num_talkers}",
-                     "num_talkers goes with count: forced")
-        for key in ("batch_size", "num_threads", "num_talkers"):
-            value = getattr(config, key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise at(where, None, f"{key}: {value!r}", "a whole number of at least 1 is expected")
-        try:
-            if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
-                raise at(where, None, f"device: {config.device}, but torch finds no GPU", "use device: cpu")
-        except (RuntimeError, TypeError):
-            raise at(where, None, f"device: {config.device!r}", "use cpu, cuda or cuda:<n>") from None
+        config.check(where)
         return config
+
+    def check(self, where: Pathlike) -> None:
+        """Check the values.
+
+        Raises:
+            UserError: one that makes no sense.
+        """
+        for key in ("batch_size", "num_threads"):
+            check_positive(getattr(self, key), key, where)
+        try:
+            if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
+                raise at(where, None, f"device: {self.device}, but torch finds no GPU", "use device: cpu")
+        except (RuntimeError, TypeError):
+            raise at(where, None, f"device: {self.device!r}", "use cpu, cuda or cuda:<n>") from None
+
+
+def check_positive(value: Any, key: str, where: Pathlike) -> None:
+    """Refuse what is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise at(where, None, f"{key}: {value!r}", "a whole number of at least 1 is expected")
+
+
+@dataclass(frozen=True)
+class DecodeConfig(RunConfig):
+    """What `conf/decode_sctc.yaml` may say.
+
+    Attributes:
+        count: ``head`` routes by the talker-count head, ``oracle`` by the reference, ``forced`` by ``num_talkers``.
+        num_talkers: for ``forced``.
+    """
+
+    count: str = "head"
+    num_talkers: Optional[int] = None
+
+    def check(self, where: Pathlike) -> None:
+        """Check the values."""
+        super().check(where)
+        if self.count not in ("head", "oracle", "forced"):
+            raise at(where, None, f"count: '{self.count}'", "it is head, oracle or forced")
+        if (self.count == "forced") != (self.num_talkers is not None):
+            raise at(where, None, f"count: {self.count} with num_talkers: {self.num_talkers}",
+                     "num_talkers goes with count: forced")
+        if self.num_talkers is not None:
+            check_positive(self.num_talkers, "num_talkers", where)
 
     def describe(self) -> str:
         """Say how the talkers are counted, e.g. ``forced:2``."""

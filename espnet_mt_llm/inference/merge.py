@@ -2,19 +2,36 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping, Optional, Sequence
+
+import numpy as np
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open, environment
 from espnet_mt_llm.datadir.kaldi import write_map
+from espnet_mt_llm.datadir.rttm import write_rttm
 
-HYP, COUNTS, RECORD = "hyp.seglst.json", "utt2num_spk", "decode.json"
+HYP, COUNTS, RECORD, RTTM, ACTIVITY = "hyp.seglst.json", "utt2num_spk", "decode.json", "hyp.rttm", "activity.npz"
 
 
 def write_part(out_dir: Pathlike, job: int, num_jobs: int, segments: list[dict], counts: dict[str, int],
-               record: dict[str, Any]) -> None:
-    """Write the result of one job to ``out_dir/part.<job>of<num_jobs>.json``."""
-    with atomic_open(part_path(out_dir, job, num_jobs)) as f:
-        json.dump({"segments": segments, "counts": counts, "record": record}, f, ensure_ascii=False)
+               record: dict[str, Any], rttm: Optional[Sequence[dict]] = None,
+               activity: Optional[Mapping[str, np.ndarray]] = None) -> None:
+    """Write the result of one job to ``out_dir/parts``.
+
+    Args:
+        rttm: segments of diarization; None where the system does none.
+        activity: clip → probabilities ``(T, S)``.
+    """
+    path = part_path(out_dir, job, num_jobs)
+    if activity:
+        _write_npz(path.with_suffix(".npz"), activity)
+    with atomic_open(path) as f:
+        json.dump({"segments": segments, "counts": counts, "record": record, "rttm": rttm}, f, ensure_ascii=False)
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with atomic_open(path, "wb") as f:
+        np.savez(f, **arrays)
 
 
 def part_path(out_dir: Pathlike, job: int, num_jobs: int) -> Path:
@@ -23,7 +40,10 @@ def part_path(out_dir: Pathlike, job: int, num_jobs: int) -> Path:
 
 
 def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
-    """Join the parts of all jobs: ``hyp.seglst.json``, ``utt2num_spk``, ``decode.json``; return the number of clips.
+    """Join the parts of all jobs; return the number of clips.
+
+    Writes ``hyp.seglst.json``, ``utt2num_spk``, ``decode.json`` and, where the jobs have them, ``hyp.rttm`` and
+    ``activity.npz``.
 
     Args:
         out_dir: the decode directory.
@@ -49,6 +69,14 @@ def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
         json.dump(segments, f, ensure_ascii=False, indent=1)
         f.write("\n")
     write_map(out_dir / COUNTS, counts)
+    for name in (RTTM, ACTIVITY):
+        (out_dir / name).unlink(missing_ok=True)
+    if parts[0].get("rttm") is not None:
+        write_rttm(out_dir / RTTM, (s for part in parts for s in part["rttm"]))
+    arrays = [part_path(out_dir, job, num_jobs).with_suffix(".npz") for job in range(1, num_jobs + 1)]
+    if any(path.exists() for path in arrays):
+        _write_npz(out_dir / ACTIVITY, {clip: found[clip] for path in arrays if path.exists()
+                                        for found in [np.load(path)] for clip in found.files})
     with atomic_open(out_dir / RECORD) as f:
         json.dump({**names, **record, "environment": environment()}, f, ensure_ascii=False, indent=1)
         f.write("\n")

@@ -17,7 +17,11 @@ def task_class(name: str) -> Any:
         from espnet_mt_llm.tasks.sctc import SCTCTask
 
         return SCTCTask
-    raise UserError(f"unknown task '{name}'; valid: sctc")
+    if name == "ume":
+        from espnet_mt_llm.tasks.ume import UMETask
+
+        return UMETask
+    raise UserError(f"unknown task '{name}'; valid: sctc, ume")
 
 
 def find_weights(model_dir: Pathlike, name: str = "") -> Path:

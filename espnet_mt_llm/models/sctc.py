@@ -1,15 +1,13 @@
 """Encoder-only serialized CTC, routed by a talker-count head (arXiv 2603.10587)."""
 
-import logging
 from typing import Any, Optional, Sequence
 
 import torch
 from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch.nn import functional as F
 
-from espnet_mt_llm.common import UserError
 from espnet_mt_llm.encoders.interface import SpeechEncoder
+from espnet_mt_llm.models.base import MultiTalkerModel, split_talkers, token_errors
 from espnet_mt_llm.nets.separator import Separator
 from espnet_mt_llm.nets.serialized_ctc import greedy_ctc, serialized_ctc_loss, too_long
 from espnet_mt_llm.nets.talker_count import TalkerCountHead
@@ -43,7 +41,7 @@ class Branch(torch.nn.Module):
         return logits.float().log_softmax(dim=-1)
 
 
-class SCTCModel(AbsESPnetModel):
+class SCTCModel(MultiTalkerModel):
     """Shared encoder, talker-count head, and a branch for each number of talkers 1 .. K_max.
 
     Loss: ``ctc_weight * L_sCTC + count_weight * L_count``; a clip trains the branch of its true talker count, the
@@ -69,7 +67,6 @@ class SCTCModel(AbsESPnetModel):
         self.tokens = list(tokens)
         self.ctc_weight, self.count_weight = ctc_weight, count_weight
         self.pit, self.detach_count = pit, detach_count
-        self._told: set[str] = set()
 
     @property
     def max_talkers(self) -> int:
@@ -108,7 +105,8 @@ class SCTCModel(AbsESPnetModel):
             size = int(lengths[rows].max())
             log_probs = self.branches[k - 1](hidden[rows, :size], lengths[rows])
             targets, target_lengths = split_talkers(text[rows], talkers[rows, :k])
-            self._tell_too_long(too_long(lengths[rows], targets, target_lengths).any(1), rows, utt_id)
+            names = None if utt_id is None else [utt_id[i] for i in rows.tolist()]
+            self.tell_too_long(too_long(lengths[rows], targets, target_lengths).any(1), names)
             losses, order = serialized_ctc_loss(log_probs, lengths[rows], targets, target_lengths, pit=self.pit)
             loss_ctc = loss_ctc.index_copy(0, rows, losses.to(loss_ctc.dtype))
             if not torch.distributed.is_initialized():
@@ -120,8 +118,7 @@ class SCTCModel(AbsESPnetModel):
         loss = self.ctc_weight * loss_ctc + self.count_weight * loss_count
         finite = torch.isfinite(loss)
         if not finite.all():
-            # Zero times infinity: a bad clip spoils every gradient even with weight 0, so the others run again alone.
-            keep = self._finite_rows(finite, utt_id)
+            keep = self.finite_rows(finite, utt_id)
             names = None if utt_id is None else [utt_id[i] for i in keep.tolist()]
             return self.forward(speech[keep], speech_lengths[keep], text[keep], text_lengths[keep], talkers[keep],
                                 utt_id=names)
@@ -133,26 +130,6 @@ class SCTCModel(AbsESPnetModel):
         if not self.training:
             stats["token_error"] = torch.tensor(errors / max(1, total))
         return force_gatherable((loss.mean(), stats, speech.new_tensor(float(speech.size(0)))), loss.device)
-
-    def _tell_too_long(self, found: torch.Tensor, rows: torch.Tensor, utt_id: Optional[Sequence[str]]) -> None:
-        names = {utt_id[row] for row in rows[found].tolist()} - self._told if utt_id and bool(found.any()) else ()
-        if names:
-            self._told.update(names)
-            logging.warning("more tokens than encoder frames, no CTC path, nothing learnt from: %s; stack fewer frames "
-                            "(frontend_conf) or use longer tokens", ", ".join(sorted(names)))
-
-    @staticmethod
-    def _finite_rows(finite: torch.Tensor, utt_id: Optional[Sequence[str]]) -> torch.Tensor:
-        names = [u for u, good in zip(utt_id or map(str, range(len(finite))), finite.tolist()) if not good]
-        message = f"the loss is not finite for {', '.join(names)}"
-        if not finite.any():
-            raise UserError(f"{message}: the whole batch; look at these clips, or lower the learning rate")
-        logging.warning("%s; left out of this batch", message)
-        return finite.nonzero().squeeze(1)
-
-    def collect_feats(self, speech: torch.Tensor, speech_lengths: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
-        """Give ESPnet's statistics stage the speech itself; this toolkit needs no statistics pass."""
-        return {"feats": speech, "feats_lengths": speech_lengths}
 
     @torch.no_grad()
     def transcribe(self, speech: torch.Tensor, speech_lengths: torch.Tensor, counts: Optional[torch.Tensor] = None
@@ -174,34 +151,3 @@ class SCTCModel(AbsESPnetModel):
             for i, row in enumerate(rows.tolist()):
                 texts[row] = decoded[i * k : (i + 1) * k]
         return texts, predicted
-
-
-def split_talkers(text: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut each row of ``text`` ``(B, L)`` into its talkers: targets ``(B, K, L')`` by ``sizes`` ``(B, K)``.
-
-    >>> split_talkers(torch.tensor([[5, 6, 7]]), torch.tensor([[1, 2]]))[0].tolist()
-    [[[5, 0], [6, 7]]]
-    """
-    longest = max(1, int(sizes.max()))
-    starts = sizes.cumsum(dim=1) - sizes
-    steps = torch.arange(longest, device=text.device)
-    index = (starts.unsqueeze(-1) + steps).clamp(max=max(0, text.size(1) - 1))
-    if not text.size(1):
-        return text.new_zeros(*sizes.shape, longest), sizes
-    targets = text.unsqueeze(1).expand(-1, sizes.size(1), -1).gather(2, index)
-    return targets.masked_fill(steps >= sizes.unsqueeze(-1), 0), sizes
-
-
-def token_errors(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor,
-                 order: torch.Tensor) -> tuple[int, int]:
-    """Count token errors of the best path against the talkers in ``order``, and the reference tokens."""
-    import editdistance
-
-    talkers = log_probs.size(1)
-    decoded = greedy_ctc(log_probs.flatten(0, 1), lengths.repeat_interleave(talkers))
-    errors = 0
-    for b, row in enumerate(order.tolist()):
-        for k, stream in enumerate(row):
-            reference = targets[b, k, : target_lengths[b, k]].tolist()
-            errors += editdistance.eval(reference, decoded[b * talkers + stream])
-    return errors, int(target_lengths.sum())

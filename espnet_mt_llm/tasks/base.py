@@ -143,6 +143,11 @@ class MultiTalkerTask(AbsTask):
         return ()
 
     @classmethod
+    def needs_sources(cls, args: argparse.Namespace) -> bool:
+        """Say whether the task learns from the clean signals of mixtures."""
+        return False
+
+    @classmethod
     def train(cls, argv: Optional[Sequence[str]] = None) -> None:
         """Parse the command line and train.
 
@@ -164,7 +169,7 @@ class MultiTalkerTask(AbsTask):
             directory = getattr(args, f"{mode}_dir")
             if directory is None:
                 raise UserError(f"--{mode}_dir is missing; give a directory of clips made by the stage 'clips'")
-            set_data(args, mode, directory)
+            set_data(args, mode, directory, cls.needs_sources(args))
             if args.talkers:
                 shapes = Path(args.output_dir) / f"{mode}_shape"
                 choose_clips(directory, args.talkers, shapes)
@@ -251,8 +256,12 @@ def check_keys(path: Pathlike, valid: Sequence[str]) -> None:
             raise at(path, line, f"unknown key '{key}'", nearest(str(key), valid))
 
 
-def set_data(args: argparse.Namespace, mode: str, directory: Pathlike) -> None:
-    """Point ESPnet's data arguments of ``mode`` to a directory of clips; mixtures are rendered from their manifest."""
+def set_data(args: argparse.Namespace, mode: str, directory: Pathlike, sources: bool = False) -> None:
+    """Point ESPnet's data arguments of ``mode`` to a directory of clips; mixtures are rendered from their manifest.
+
+    Args:
+        sources: with the clean signals of the speakers, where there is a manifest.
+    """
     directory = Path(directory)
     for name in ("wav.scp", "supervision", "utt2num_samples"):
         if not (directory / name).is_file():
@@ -261,7 +270,8 @@ def set_data(args: argparse.Namespace, mode: str, directory: Pathlike) -> None:
     audio = (str(manifest), "speech", "mixture") if manifest.exists() else \
         (str(directory / "wav.scp"), "speech", "audio")
     setattr(args, f"{mode}_data_path_and_name_and_type",
-            [audio, (str(directory / "supervision"), "supervision", "text")])
+            [audio, (str(directory / "supervision"), "supervision", "text"),
+             *([(str(manifest), "sources", "parts")] if sources and manifest.exists() else [])])
     setattr(args, f"{mode}_shape_file", [str(directory / "utt2num_samples")])
 
 

@@ -1,4 +1,4 @@
-"""The kinds of training data that ESPnet's dataset does not know: any Kaldi audio entry, and mixtures by manifest."""
+"""The kinds of training data that ESPnet's dataset does not know: any Kaldi audio entry, mixtures, and their parts."""
 
 from collections.abc import Iterator, Mapping
 
@@ -26,11 +26,35 @@ class AudioReader(Mapping):
         return len(self._entries)
 
 
+class PartReader(Mapping):
+    """``mixtures.jsonl`` as a mapping of id to (rate, clean signals ``(N, S)``), one a speaker, sorted by their ids."""
+
+    def __init__(self, path: Pathlike) -> None:
+        from espnet_mt_llm.simulation.mixtures import MixtureReader
+
+        self._mixtures = MixtureReader(path)
+
+    def __getitem__(self, key: str) -> tuple[int, np.ndarray]:
+        from espnet_mt_llm.simulation.mixtures import render
+
+        mixture = self._mixtures.manifest[key]
+        parts = render(mixture, self._mixtures.cache).sources
+        order = sorted(range(len(parts)), key=mixture.speakers.__getitem__)
+        return mixture.rate, np.stack([parts[k] for k in order], axis=1)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mixtures)
+
+    def __len__(self) -> int:
+        return len(self._mixtures)
+
+
 def register() -> None:
-    """Teach ESPnet's dataset the types ``audio`` (``wav.scp``) and ``mixture`` (``mixtures.jsonl``)."""
+    """Teach ESPnet's dataset ``audio`` (``wav.scp``), ``mixture`` and ``parts`` (both ``mixtures.jsonl``)."""
     from espnet2.train.dataset import DATA_TYPES
 
     from espnet_mt_llm.simulation.mixtures import MixtureReader
 
     DATA_TYPES["audio"] = {"func": AudioReader, "kwargs": [], "help": "wav.scp: id to path or pipe"}
     DATA_TYPES["mixture"] = {"func": MixtureReader, "kwargs": [], "help": "mixtures.jsonl: rendered when read"}
+    DATA_TYPES["parts"] = {"func": PartReader, "kwargs": [], "help": "mixtures.jsonl: the speakers' clean signals"}
