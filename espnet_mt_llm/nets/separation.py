@@ -77,38 +77,45 @@ def depthwise_backward(grad: torch.Tensor, hidden: torch.Tensor, taps: torch.Ten
     return grad_hidden, grad_taps
 
 
+def widen(frames: torch.Tensor, w_in: torch.Tensor, slope: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor,
+          taps: torch.Tensor, dilation: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first half of a block: ``(H, T)`` in front of its first PReLU, and in front of its second."""
+    hidden = w_in @ frames
+    return hidden, depthwise(normalise(hidden, slope, gain, bias)[0], taps, dilation)
+
+
 class BlockFunction(torch.autograd.Function):
     """One block of the TCN with the gradient written out: x + W_out norm(depthwise(norm(W_in x))).
 
     The parts are bound by memory, not by arithmetic: autograd on torch's own layers takes several times as long on a
-    CPU, and keeps six tensors ``(H, T)`` where this keeps two.
+    CPU, and keeps six tensors ``(H, T)`` where this keeps two, or none with ``recompute``.
     """
 
     @staticmethod
     def forward(ctx: Any, frames: torch.Tensor, w_in: torch.Tensor, slope_1: torch.Tensor, gain_1: torch.Tensor,
                 bias_1: torch.Tensor, taps: torch.Tensor, slope_2: torch.Tensor, gain_2: torch.Tensor,
-                bias_2: torch.Tensor, w_out: torch.Tensor, dilation: int) -> torch.Tensor:
+                bias_2: torch.Tensor, w_out: torch.Tensor, dilation: int, recompute: bool) -> torch.Tensor:
         """Return ``(C, T)`` from ``frames`` ``(C, T)``; the parameters as in :class:`Block`."""
-        hidden = w_in @ frames
-        convolved = depthwise(normalise(hidden, slope_1, gain_1, bias_1)[0], taps, dilation)
+        halves = widen(frames, w_in, slope_1, gain_1, bias_1, taps, dilation)
         ctx.dilation = dilation
-        ctx.save_for_backward(frames, hidden, convolved, w_in, slope_1, gain_1, bias_1, taps, slope_2, gain_2, bias_2,
-                              w_out)
-        return torch.addmm(frames, w_out, normalise(convolved, slope_2, gain_2, bias_2)[0])
+        ctx.save_for_backward(frames, w_in, slope_1, gain_1, bias_1, taps, slope_2, gain_2, bias_2, w_out,
+                              *(() if recompute else halves))
+        return torch.addmm(frames, w_out, normalise(halves[1], slope_2, gain_2, bias_2)[0])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Optional[torch.Tensor], ...]:
         """Return the gradients of all arguments of :meth:`forward`; cheap steps are done again instead of kept."""
-        (frames, hidden, convolved, w_in, slope_1, gain_1, bias_1, taps, slope_2, gain_2, bias_2,
-         w_out) = ctx.saved_tensors
+        frames, w_in, slope_1, gain_1, bias_1, taps, slope_2, gain_2, bias_2, w_out, *halves = ctx.saved_tensors
+        hidden, convolved = halves or widen(frames, w_in, slope_1, gain_1, bias_1, taps, ctx.dilation)
         normal, *state = normalise(convolved, slope_2, gain_2, bias_2)
         grad_w_out = grad @ normal.t()
         inner, *second = normalise_backward(w_out.t() @ grad, convolved, slope_2, gain_2, *state)
         normal, *state = normalise(hidden, slope_1, gain_1, bias_1)
         inner, grad_taps = depthwise_backward(inner, normal, taps, ctx.dilation)
         inner, *first = normalise_backward(inner, hidden, slope_1, gain_1, *state)
-        return (torch.addmm(grad, w_in.t(), inner), inner @ frames.t(), *first, grad_taps, *second, grad_w_out, None)
+        return (torch.addmm(grad, w_in.t(), inner), inner @ frames.t(), *first, grad_taps, *second, grad_w_out, None,
+                None)
 
 
 class Block(torch.nn.Module):
@@ -120,11 +127,12 @@ class Block(torch.nn.Module):
         hidden: H.
         kernel: taps of the depthwise convolution, odd.
         dilation: distance between the taps in frames.
+        recompute: keep C values a frame for the backward pass instead of C + 2 H; takes a sixth more arithmetic.
     """
 
-    def __init__(self, size: int, hidden: int, kernel: int, dilation: int) -> None:
+    def __init__(self, size: int, hidden: int, kernel: int, dilation: int, recompute: bool = False) -> None:
         super().__init__()
-        self.dilation = dilation
+        self.dilation, self.recompute = dilation, recompute
         self.w_in = torch.nn.Parameter(uniform(hidden, size))
         self.taps = torch.nn.Parameter(uniform(hidden, kernel))
         self.w_out = torch.nn.Parameter(uniform(size, hidden))
@@ -136,7 +144,7 @@ class Block(torch.nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Return ``(C, T)`` from ``(C, T)``."""
         return BlockFunction.apply(frames, self.w_in, self.slope_1, self.gain_1, self.bias_1, self.taps, self.slope_2,
-                                   self.gain_2, self.bias_2, self.w_out, self.dilation)
+                                   self.gain_2, self.bias_2, self.w_out, self.dilation, self.recompute)
 
 
 def uniform(rows: int, columns: int) -> torch.Tensor:
@@ -167,6 +175,7 @@ class ConvTasNet(torch.nn.Module):
         projection: channels that the encoder's frames are projected to.
         sum_consistency: share what the estimates lack to the mixture equally among them, so that they sum up to it
             (Wisdom et al., 2019, equation 6).
+        recompute: less memory while training, see :class:`Block`.
 
     Raises:
         ValueError: sizes that do not fit, or an unknown mask.
@@ -174,7 +183,8 @@ class ConvTasNet(torch.nn.Module):
 
     def __init__(self, input_size: int, num_speakers: int, filters: int = 512, kernel: int = 16, stride: int = 8,
                  layers: int = 8, stacks: int = 3, bottleneck: int = 128, hidden: int = 512, tcn_kernel: int = 3,
-                 mask: str = "relu", projection: int = 128, sum_consistency: bool = False) -> None:
+                 mask: str = "relu", projection: int = 128, sum_consistency: bool = False,
+                 recompute: bool = False) -> None:
         super().__init__()
         if kernel % stride:
             raise ValueError(f"kernel {kernel} is not a multiple of stride {stride}")
@@ -189,7 +199,8 @@ class ConvTasNet(torch.nn.Module):
         self.projection = torch.nn.Linear(input_size, projection)
         self.bottleneck = torch.nn.Linear(filters + projection, bottleneck, bias=False)
         self.blocks = torch.nn.ModuleList(
-            Block(bottleneck, hidden, tcn_kernel, 2 ** layer) for _ in range(stacks) for layer in range(layers)
+            Block(bottleneck, hidden, tcn_kernel, 2 ** layer, recompute)
+            for _ in range(stacks) for layer in range(layers)
         )
         self.masks = torch.nn.Linear(bottleneck, num_speakers * filters, bias=False)
         self.decoder = torch.nn.Linear(filters, kernel, bias=False)

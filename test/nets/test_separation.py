@@ -74,8 +74,9 @@ def test_equals_espnet_with_the_concatenation_written_out() -> None:
         torch.testing.assert_close(parameter.grad, reference.grad.reshape(parameter.shape), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("kernel, dilation, frames", [(3, 1, 7), (3, 4, 7), (5, 2, 9), (3, 8, 5), (1, 1, 1)])
-def test_written_gradient_is_exact(kernel: int, dilation: int, frames: int) -> None:
+def test_written_gradient_is_exact(kernel: int, dilation: int, frames: int, recompute: bool) -> None:
     torch.manual_seed(0)
     block = Block(3, 4, kernel, dilation).double()
     for i in (1, 2):
@@ -84,7 +85,7 @@ def test_written_gradient_is_exact(kernel: int, dilation: int, frames: int) -> N
     values = (block.w_in, block.slope_1, block.gain_1, block.bias_1, block.taps, block.slope_2, block.gain_2,
               block.bias_2, block.w_out)
     hidden = torch.randn(3, frames, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(BlockFunction.apply, (hidden, *values, dilation))
+    assert torch.autograd.gradcheck(BlockFunction.apply, (hidden, *values, dilation, recompute))
 
 
 def test_batch_equals_single_whatever_the_padding_holds() -> None:
