@@ -18,6 +18,8 @@ CORE = [
     "tqdm",
 ]
 EXTRAS = {
+    # Scores of diarization (DER, JER) and of separated signals (STOI).
+    "score": ["pyannote.metrics", "pystoi"],
     "train": [
         # The tasks, the trainer and the E-Branchformer are espnet2's of this release line; others move them.
         "espnet>=202511,<202512",

@@ -18,6 +18,7 @@ PACKAGES = {
     "train": [("espnet", "espnet2"), ("torch", "torch"), ("torchaudio", "torchaudio"),
               ("editdistance", "editdistance")],
     "synth": [("espeakng-loader", "espeakng_loader")],
+    "score": [("pyannote.metrics", "pyannote.metrics"), ("pystoi", "pystoi")],
     "viz": [("tensorboard", "tensorboard")],
     "llm": [("transformers", "transformers"), ("peft", "peft")],
     "pretrained": [("funasr", "funasr")],

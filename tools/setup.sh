@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Set up everything that the recipes need in tools/venv; run again at any time: what is there already is kept.
-# usage: tools/setup.sh [--python python3.11] [--extras train,synth,viz]
+# usage: tools/setup.sh [--python python3.11] [--extras train,synth,score,viz]
 set -euo pipefail
 
 python=                   # interpreter, 3.10 to 3.12; default: python3, or one of these that is there
-extras=train,synth,viz    # of setup.py: train synth viz test llm pretrained all; installed ones stay
+extras=train,synth,score,viz  # of setup.py: train synth score viz test llm pretrained all; installed ones stay
 venv=                     # where to install, default: tools/venv
 . "$(dirname "$0")/../utils/parse_options.sh"
 

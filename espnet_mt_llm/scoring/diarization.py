@@ -84,7 +84,7 @@ class Scorer:
         try:
             from pyannote.metrics.diarization import DiarizationErrorRate, JaccardErrorRate
         except ImportError:
-            raise UserError("DER needs pyannote.metrics; install it: pip install pyannote.metrics") from None
+            raise UserError("DER needs pyannote.metrics; install it: tools/setup.sh --extras score") from None
         # pyannote's collar is the width of the whole gap around a boundary.
         self._der = DiarizationErrorRate(collar=2 * collar, skip_overlap=False)
         self._jer = JaccardErrorRate(collar=2 * collar, skip_overlap=False)

@@ -266,7 +266,7 @@ def score_clips(speakers: Mapping[str, int], files: Mapping[str, Sequence[Path]]
     try:
         import pystoi  # noqa: F401
     except ImportError:
-        raise UserError("STOI needs pystoi; install it: pip install pystoi") from None
+        raise UserError("STOI needs pystoi; install it: tools/setup.sh --extras score") from None
     jobs = [(clip, number, files.get(clip, ())) for clip, number in speakers.items()]
     work = _Clips(sources)
     if nj <= 1 or len(jobs) < 2:

@@ -41,6 +41,7 @@ on_change=restart           # training step whose inputs changed: restart (the o
 inference_config=           # decoding configurations, default: conf/decode_<task>.yaml
 inference_args=             # further options of the decoding command
 gpu_inference=false         # decode on a GPU
+score_args=                 # further options of scoring, e.g. "--sweep_diarization true"
 # Machine
 nj=                         # parallel jobs of data stages, default: number of cores
 inference_nj=               # parallel jobs of decoding, default: nj
@@ -361,8 +362,9 @@ tag_of() { # CONFIGURATION SET
 }
 
 score_set() { # SET DECODE-DIR
+    # shellcheck disable=SC2086
     run ${python} -m espnet_mt_llm.bin.score_decode --ref "${dumpdir}/$1" --hyp "$2" \
-        --unit "${unit}" --profile "${profile}"
+        --unit "${unit}" --profile "${profile}" --nj "${nj}" ${score_args}
 }
 
 stage_score() {
@@ -371,7 +373,8 @@ stage_score() {
         for set in ${test_sets}; do
             tag=$(tag_of "${config}" "${set}") dir=${model_dir}/$(basename "${config}" .yaml)/${set}
             made_by decode "${expdir}/.done/decode.${tag}" "${dir}/hyp.seglst.json"
-            inputs=("${dir}/hyp.seglst.json" "${dir}/utt2num_spk" "${dir}/decode.json" "${dumpdir}/${set}/supervision")
+            inputs=("${dir}/hyp.seglst.json" "${dir}/hyp.rttm" "${dir}/utt2num_spk" "${dir}/decode.json")
+            inputs+=("${dumpdir}/${set}/supervision")
             outputs=("${dir}/score.json")
             unit "${expdir}/.done/score.${tag}" score_set "${set}" "${dir}"
         done
