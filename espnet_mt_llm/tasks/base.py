@@ -191,13 +191,13 @@ class MultiTalkerTask(AbsTask):
 
 
 def merged(values: dict, changes: dict) -> dict:
-    """Return ``values`` with ``changes``; mappings are merged key by key.
+    """Return ``values`` with ``changes``; mappings are merged key by key, and None takes a key out of an inner one.
 
-    >>> merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}})
+    >>> merged({"a": {"b": 1, "c": 2, "e": 5}, "d": 3}, {"a": {"b": 4, "e": None}})
     {'a': {'b': 4, 'c': 2}, 'd': 3}
     """
-    inner = {key: merged(values[key], value) for key, value in changes.items()
-             if isinstance(value, dict) and isinstance(values.get(key), dict)}
+    inner = {key: {k: v for k, v in merged(values[key], value).items() if v is not None}
+             for key, value in changes.items() if isinstance(value, dict) and isinstance(values.get(key), dict)}
     return {**values, **changes, **inner}
 
 

@@ -75,9 +75,8 @@ class UMETask(MultiTalkerTask):
         args.token_list = tokens
         encoder = build(encoder_class(args.encoder), args.encoder_conf, "encoder_conf", rate=args.rate)
         args.frame_shift = encoder.frame_shift
-        if hasattr(encoder, "conf"):
-            # A trained model is loaded without the checkpoint that it began from.
-            args.encoder_conf = encoder.conf
+        # A trained model is loaded without the checkpoint that its encoder began from.
+        args.encoder_conf = encoder.saved_conf(args.encoder_conf)
         size, speakers = encoder.output_size, args.max_talkers
         heads = {}
         for name in (task for task in TASKS if task in args.heads):
