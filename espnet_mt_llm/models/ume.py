@@ -123,7 +123,15 @@ class UMEModel(MultiTalkerModel):
             raise UserError(f"clip '{clip}' has fewer than {self.max_talkers} talkers; train on clips of "
                             f"{self.max_talkers} (talkers: [{self.max_talkers}]), or set variable_speakers: true")
         tasks = [task for task in self.heads if task != "separation" or sources is not None]
+        if not tasks:
+            raise UserError("separation is the only head and the data have no clean signals; train on clips with "
+                            "mixtures.jsonl, as the stages simulate and clips make them")
+        batch = {"speech": speech, "speech_lengths": speech_lengths, "text": text, "text_lengths": text_lengths,
+                 "talkers": talkers, "activity": activity, "sources": sources}
         heard = self.hear(speech, speech_lengths, tasks)
+        finite = finite_clips(heard.activity, heard.waves, heard.streams, heard.counts, sources)
+        if not finite.all():  # no permutation can be chosen from their losses
+            return self._without(~finite, batch, utt_id)
         losses, stats = self._losses(heard, tasks, speech_lengths, text, talkers, present, activity, sources, utt_id)
         loss = sum(self._weight(task) * losses[task] for task in tasks)
         if heard.counts is not None:
@@ -132,16 +140,19 @@ class UMEModel(MultiTalkerModel):
             stats["acc_count"] = (heard.counts.argmax(1) + 1 == present.sum(1)).float().mean()
         finite = torch.isfinite(loss)
         if not finite.all():
-            rows = self.finite_rows(finite, utt_id)
-            batch = {"speech": speech, "speech_lengths": speech_lengths, "text": text, "text_lengths": text_lengths,
-                     "talkers": talkers, "activity": activity, "sources": sources}
-            kept = {name: None if value is None else value[rows] for name, value in batch.items()}
-            return self.forward(**kept, utt_id=None if utt_id is None else [utt_id[i] for i in rows.tolist()])
+            return self._without(~finite, batch, utt_id)
         if self.training:
             self.steps += 1
         stats |= {"loss": loss.detach().mean(), **{f"loss_{task}": value.detach().mean() for task, value in
                                                     losses.items()}}
         return force_gatherable((loss.mean(), stats, speech.new_tensor(float(speech.size(0)))), loss.device)
+
+    def _without(self, broken: torch.Tensor, batch: Mapping[str, Optional[torch.Tensor]],
+                 utt_id: Optional[Sequence[str]]) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """Return what :meth:`forward` does, without the ``broken`` clips ``(B,)``."""
+        rows = self.finite_rows(~broken, utt_id)
+        kept = {name: None if value is None else value[rows] for name, value in batch.items()}
+        return self.forward(**kept, utt_id=None if utt_id is None else [utt_id[i] for i in rows.tolist()])
 
     def _weight(self, task: str) -> float:
         """Return the weight of a task's loss at this step."""
@@ -198,6 +209,11 @@ class UMEModel(MultiTalkerModel):
         speakers = heard.log_probs.size(1)
         decoded = greedy_ctc(heard.log_probs.flatten(0, 1), heard.lengths.repeat_interleave(speakers))
         return [decoded[i * speakers : (i + 1) * speakers] for i in range(len(heard.lengths))]
+
+
+def finite_clips(*values: Optional[torch.Tensor]) -> torch.Tensor:
+    """Say of which clips all ``values`` ``(B, ...)`` are finite: booleans ``(B,)``; None counts as finite."""
+    return torch.stack([torch.isfinite(value).flatten(1).all(1) for value in values if value is not None]).all(0)
 
 
 def frame_error(logits: torch.Tensor, activity: torch.Tensor, lengths: torch.Tensor, order: torch.Tensor
