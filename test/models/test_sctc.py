@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.models.sctc import SCTCModel, split_talkers
+from espnet_mt_llm.models.sctc import SCTCModel
 from espnet_mt_llm.tasks.sctc import SCTCTask
 
 TOKENS = ["<blank>", "<unk>", "A", "B", "C", "<sos/eos>"]
@@ -110,12 +110,6 @@ def test_not_finite_clip_leaves_finite_gradients() -> None:
     batch["speech"][1] = float("nan")
     model(**batch, utt_id=["good", "broken"])[0].backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
-def test_split_talkers_is_the_inverse_of_joining() -> None:
-    targets, sizes = split_talkers(torch.tensor([[5, 6, 7, 0], [8, 9, 1, 2]]), torch.tensor([[1, 2], [0, 4]]))
-    rows = [[targets[b, k, : sizes[b, k]].tolist() for k in range(2)] for b in range(2)]
-    assert rows == [[[5], [6, 7]], [[], [8, 9, 1, 2]]]
 
 
 def test_learns_three_clips_by_heart() -> None:
