@@ -92,10 +92,15 @@ class JointTargets(TalkerTexts):
     Args:
         frame_shift: seconds between the encoder's frames, for the labels of diarization.
         conf: arguments of :class:`TalkerTexts`.
+
+    Raises:
+        UserError: an order of utterances.
     """
 
     def __init__(self, *args: Any, frame_shift: float, **conf: Any) -> None:
         super().__init__(*args, **conf)
+        if self.order.unit != "talker":
+            raise UserError(f"order_conf: unit '{self.order.unit}'; use talker: a stream is all that a talker says")
         self.frame_shift = frame_shift
 
     def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
