@@ -11,7 +11,8 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.models.base import MultiTalkerModel, split_talkers, token_errors
 
 
-@given(clips=st.lists(st.lists(st.lists(st.integers(1, 9), max_size=4), min_size=3, max_size=3), min_size=1, max_size=4))
+@given(clips=st.lists(st.lists(st.lists(st.integers(1, 9), max_size=4), min_size=3, max_size=3), min_size=1,
+                      max_size=4))
 def test_split_talkers_is_the_inverse_of_joining(clips: list) -> None:
     joined = [torch.tensor([i for talker in clip for i in talker], dtype=torch.long) for clip in clips]
     text = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
