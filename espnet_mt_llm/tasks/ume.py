@@ -68,6 +68,8 @@ class UMETask(MultiTalkerTask):
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> UMEModel:
         """Build the model; token list, frame shift and the encoder's own configuration go into ``args``."""
+        if isinstance(args.heads, str):
+            raise UserError(f"heads: a list is expected, e.g. [{args.heads}]")
         for name in args.heads:
             if name not in TASKS:
                 raise UserError(f"heads: unknown head '{name}'; {nearest(name, TASKS)}")
