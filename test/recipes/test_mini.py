@@ -17,7 +17,7 @@ SETS = ("test_1mix", "test_2mix", "test_3mix")
 # the seconds that it is given.
 KILLED = {
     "data/.done/data": 0.7,
-    "data/.done/simulate": 0.7,
+    "data/.done/simulate.simulate": 0.7,
     "dump/.done/clips.dev_mix": 0.3,
     "exp/.done/train.sctc.01_sctc_single": 2.0,
     "exp/.done/train.sctc.02_sctc_multi": "exp/sctc/02_sctc_multi/checkpoint.pth",

@@ -352,3 +352,23 @@ def test_manifests_that_the_first_stage_made_are_written_by_the_second(recipe: R
                   'echo "a a.wav" >"${datadir}/own/wav.scp"\n')
     recipe.run("--stop_stage", "simulate")
     assert recipe.calls() == ["data.sh", "validate", *["write_mixtures"] * 2, "validate"]
+
+
+def test_sets_of_training_steps_are_asked_for_by_training_alone(recipe: Recipe) -> None:
+    recipe.write("conf/sctc/01_sctc_first.yaml", "train_set: elsewhere\n")
+    recipe.run("--stop_stage", "tokens")
+    shown = recipe.run("--stage", "train", code=1)
+    assert "stage train needs dump/elsewhere/supervision, which is not there; run stage 3 (clips) first" in shown
+
+
+def test_another_configuration_of_simulation_is_named_and_has_a_stamp_of_its_own(recipe: Recipe) -> None:
+    recipe.write("conf/simulate_more.yaml", "more: {}\n")
+    recipe.run("--stop_stage", "simulate")
+    shown = recipe.run("--stage", "clips", "--train_set", "more", code=1)
+    assert ("data/more/wav.scp, which is not there; run stage 2 (simulate) first: ./run.sh --stage simulate "
+            "--stop_stage simulate --simulate_config conf/simulate_more.yaml") in shown
+    recipe.calls()
+    recipe.run("--stage", "simulate", "--stop_stage", "simulate", "--simulate_config", "conf/simulate_more.yaml")
+    assert "--config conf/simulate_more.yaml" in " ".join(recipe.calls() and recipe.lines)
+    recipe.run("--stage", "simulate", "--stop_stage", "simulate")
+    assert recipe.calls() == [], "the first configuration has not changed"

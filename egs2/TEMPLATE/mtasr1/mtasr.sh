@@ -83,12 +83,12 @@ command_line() { # OPTIONS: run.sh with them and those that choose the files
     echo "${line}"
 }
 
-made_by() { # STAGE STAMP PATH: stop unless an earlier stage has finished making PATH
+made_by() { # STAGE STAMP PATH [OPTIONS]: stop unless an earlier stage has finished making PATH
     if ${dry_run} || { [ -e "$2" ] && [ -e "$3" ]; }; then return; fi
     local why="is not there"
     if [ -e "$3" ]; then why="is not finished"; fi
     fail "stage ${current} needs $3, which ${why}; run stage $(stage_number "$1" stage) ($1) first:" \
-        "$(command_line --stage "$1" --stop_stage "$1")"
+        "$(command_line --stage "$1" --stop_stage "$1" "${@:4}")"
 }
 
 run() { # a command, or only its text
@@ -119,9 +119,15 @@ unit() {
     new=$((new + 1))
 }
 
-simulated() { # SET: is it, or will it be, made of mixtures?
-    [ -e "${datadir}/$1/mixtures.jsonl" ] ||
-        { [ -e "${simulate_config}" ] && grep -q "^ *$1 *:" "${simulate_config}"; }
+simulation_of() { # SET: what makes its mixtures, a configuration by its name or the data stage; nothing: none are made
+    local config
+    for config in "${simulate_config}" conf/simulate*.yaml; do
+        if [ -e "${config}" ] && grep -q "^ *$1 *:" "${config}"; then
+            basename "${config}" .yaml
+            return
+        fi
+    done
+    if [ -e "${datadir}/$1/mixtures.jsonl" ]; then echo data; fi
 }
 
 set_of() { # STEP train|valid: the set that a training step names in its configuration, or else the run's
@@ -130,12 +136,13 @@ set_of() { # STEP train|valid: the set that a training step names in its configu
     echo "${named:-${!default}}"
 }
 
-clip_sets() { # every set that is cut into clips
-    local step
+clip_sets() { # every set that is cut into clips; of those that training steps name, the ones that are there
+    local step set
     # shellcheck disable=SC2086
     once ${train_set} ${valid_set} ${test_sets} $(for step in "${steps[@]}"; do
-        set_of "${step}" train
-        set_of "${step}" valid
+        for set in $(set_of "${step}" train) $(set_of "${step}" valid); do
+            if ${dry_run} || [ -e "${datadir}/${set}/wav.scp" ]; then echo "${set}"; fi
+        done
     done)
 }
 
@@ -202,7 +209,7 @@ make_simulation() {
 }
 
 stage_simulate() {
-    local recorded ready
+    local recorded ready maker=data
     mapfile -t ready < <(data_dirs simulated)
     if [ ! -e "${simulate_config}" ] && [ ${#ready[@]} -eq 0 ]; then
         log "stage simulate: no ${simulate_config}, nothing to do"
@@ -212,17 +219,21 @@ stage_simulate() {
     mapfile -t recorded < <(data_dirs recorded)
     # Where the first stage has made the mixtures' manifests, its stamp stands for them.
     inputs=("${recorded[@]}")
-    if [ -e "${simulate_config}" ]; then inputs+=("${simulate_config}"); else inputs+=("${datadir}/.done/data"); fi
+    if [ -e "${simulate_config}" ]; then
+        inputs+=("${simulate_config}") maker=$(basename "${simulate_config}" .yaml)
+    else
+        inputs+=("${datadir}/.done/data")
+    fi
     outputs=("${datadir}")
-    unit "${datadir}/.done/simulate" make_simulation
+    unit "${datadir}/.done/simulate.${maker}" make_simulation
 }
 
-make_clips() { # SET MAKER
+make_clips() { # SET STAMP
     local policy=${clip_policy}
     # A mixture is a clip already.
-    if simulated "$1"; then policy=whole; fi
+    if [ -n "$(simulation_of "$1")" ]; then policy=whole; fi
     # What its stage has finished was checked there; a directory made by hand is checked here.
-    if ${printing} || [ ! -e "${datadir}/.done/$2" ]; then run utils/validate_data_dir.sh "${datadir}/$1"; fi
+    if ${printing} || [ ! -e "$2" ]; then run utils/validate_data_dir.sh "${datadir}/$1"; fi
     run ${train_cmd} --name clips "JOB=1:${nj}" "${dumpdir}/log/make_clips_$1.JOB.log" \
         ${python} -m espnet_mt_llm.bin.make_clips --data_dir "${datadir}/$1" --out_dir "${dumpdir}/$1" \
         --policy "${policy}" --max_clip "${max_clip}" --rate "${fs}" --job JOB --num_jobs "${nj}"
@@ -232,16 +243,19 @@ make_clips() { # SET MAKER
 }
 
 stage_clips() {
-    local set maker
+    local set maker stamp options
     for set in $(clip_sets); do
-        maker=data
-        if simulated "${set}"; then maker=simulate; fi
+        maker=data stamp=${datadir}/.done/data options=()
+        if [ -n "$(simulation_of "${set}")" ]; then
+            maker=simulate stamp=${datadir}/.done/simulate.$(simulation_of "${set}")
+            [[ ${stamp} == *.simulate || ${stamp} == *.data ]] || options=(--simulate_config "conf/${stamp##*.}.yaml")
+        fi
         # A directory made by hand has no stamp; one that its stage was stopped in has an unfinished one.
-        if [ -e "${datadir}/.done/${maker}.started" ] || [ ! -e "${datadir}/${set}/wav.scp" ]; then
-            made_by "${maker}" "${datadir}/.done/${maker}" "${datadir}/${set}/wav.scp"
+        if [ -e "${stamp}.started" ] || [ ! -e "${datadir}/${set}/wav.scp" ]; then
+            made_by "${maker}" "${stamp}" "${datadir}/${set}/wav.scp" "${options[@]}"
         fi
         inputs=("${datadir}/${set}") outputs=("${dumpdir}/${set}/supervision")
-        unit "${dumpdir}/.done/clips.${set}" make_clips "${set}" "${maker}"
+        unit "${dumpdir}/.done/clips.${set}" make_clips "${set}" "${stamp}"
     done
     if [ "${new}" -gt 0 ]; then
         local dirs
