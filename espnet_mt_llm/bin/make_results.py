@@ -9,6 +9,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--recipe", default=".", help="the recipe directory; paths in score.json are relative to it")
     parser.add_argument("--exp", default="exp", help="where <system>/<step>/<decoding>/<set>/score.json are")
+    parser.add_argument("--dump", help="where <set>/statistics.json are, what the clips are like")
     parser.add_argument("--out_readme", help="the README whose table between the markers is made anew")
     parser.add_argument("--out_json", help="the rows; those of other origin are kept")
     parser.add_argument("--out_html", help="the page")

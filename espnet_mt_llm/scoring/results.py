@@ -7,8 +7,8 @@ from typing import Optional
 from espnet_mt_llm.common import Pathlike
 from espnet_mt_llm.scoring.page import make_page, write_page
 from espnet_mt_llm.scoring.score import write_json
-from espnet_mt_llm.scoring.table import (load_scores, merge_rows, read_rows, readme_block, rows_of, terminal,
-                                         write_readme)
+from espnet_mt_llm.scoring.table import (clips_table, load_scores, merge_rows, read_rows, readme_block, rows_of,
+                                         terminal, write_readme)
 
 
 def recipe_title(recipe: Pathlike) -> str:
@@ -22,10 +22,11 @@ def recipe_title(recipe: Pathlike) -> str:
 
 
 def make_results(recipe: Pathlike, exp: Pathlike, out_readme: Optional[Pathlike], out_json: Optional[Pathlike],
-                 out_html: Optional[Pathlike]) -> str:
+                 out_html: Optional[Pathlike], dump: Optional[Pathlike] = None) -> str:
     """Write the outputs that are named, and return the table and the page's path for the terminal.
 
-    ``recipe`` is what relative paths inside score.json (its reference) belong to. Rows that results.json holds from
+    ``recipe`` is what relative paths inside score.json (its reference) belong to, ``dump`` holds the clips, whose
+    statistics go into the README. Rows that results.json holds from
     elsewhere are kept.
 
     Raises:
@@ -38,7 +39,7 @@ def make_results(recipe: Pathlike, exp: Pathlike, out_readme: Optional[Pathlike]
     # Everything is made before anything is written, so a mistake in one input leaves all outputs as they were.
     document = make_page(title, scores, rows, exp, recipe) if out_html else ""
     if out_readme:
-        write_readme(out_readme, readme_block(scores, rows), title)
+        write_readme(out_readme, readme_block(scores, rows, clips_table(dump) if dump else ""), title)
     if out_json:
         write_json(out_json, [dataclasses.asdict(r) for r in rows])
     if out_html:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, nearest
+from espnet_mt_llm.datadir.statistics import Statistics
 from espnet_mt_llm.scoring.score import read_json
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -287,8 +288,21 @@ _CAPTIONS = {
 }
 
 
-def readme_block(scores: Sequence[Score], rows: Sequence[Row]) -> str:
-    """Write what stands between the markers: tables, other rows, environment and commands."""
+def clips_table(dump: Pathlike) -> str:
+    """Describe the clips of every ``<dump>/<set>/statistics.json``; empty where there is none."""
+    found = {path.parent.name: Statistics.read(path) for path in sorted(Path(dump).glob("*/statistics.json"))}
+    if not found:
+        return ""
+    rows = [["set", "clips", "hours", "average s", "average speakers", "overlap % of speech"]]
+    for name, s in found.items():
+        averages = s.averages()
+        rows.append([name, f"{s.segments:,}", f"{s.seconds / 3600:.2f}", f"{averages['average_duration']:.2f}",
+                     f"{averages['average_speakers']:.2f}", f"{averages['overlap_percent_of_speech']:.2f}"])
+    return "**Clips**\n\n" + markdown(rows)
+
+
+def readme_block(scores: Sequence[Score], rows: Sequence[Row], clips: str = "") -> str:
+    """Write what stands between the markers: tables, other rows, the clips, environment and commands."""
     parts = ["<!-- This part is generated (bin/make_results.py); what is outside of the markers is kept. -->"]
     for convention, group in by_convention(scores):
         parts += [_md_sentence(caption(convention, group)), markdown(table(group))]
@@ -299,6 +313,8 @@ def readme_block(scores: Sequence[Score], rows: Sequence[Row]) -> str:
             [r.system, r.set, r.metric, str(r.value), r.unit, r.note, r.commit] for r in others])]
     if not scores and not others:
         parts.append("No results yet: `./run.sh` makes them.")
+    if clips:
+        parts.append(clips)
     models = dict.fromkeys((s["system"], s["step"], s["decoding"]["parameters"]) for s in scores
                            if s["decoding"].get("parameters"))
     if models:

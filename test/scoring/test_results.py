@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from espnet_mt_llm.bin import make_results, show_results
 from espnet_mt_llm.common import UserError
+from espnet_mt_llm.datadir.statistics import Statistics
 from espnet_mt_llm.scoring import results
 from espnet_mt_llm.scoring.score import score_decode
 from espnet_mt_llm.scoring.table import BEGIN, END, Row, insert_block, load_scores, markdown, merge_rows, read_rows
@@ -101,6 +102,12 @@ def test_text_alone_has_no_such_columns(recipe):
         text = (recipe / name).read_text()
         for word in ("DER", "JER", "SDR", "STOI", "Who spoke when", "Separated signals"):
             assert word not in text, (name, word)
+
+
+def test_the_clips_stand_in_the_readme(recipe):
+    Statistics(segments=4, speakers=10, seconds=160.0, speech=100.0, overlap=25.0).write("dump/train/statistics.json")
+    make("--dump", "dump")
+    assert "| train | 4 | 0.04 | 40.00 | 2.50 | 25.00 |" in (recipe / "README.md").read_text()
 
 
 def test_the_same_bytes_twice(recipe):

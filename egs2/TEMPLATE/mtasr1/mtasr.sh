@@ -396,8 +396,8 @@ stage_score() {
 }
 
 make_page() {
-    run ${python} -m espnet_mt_llm.bin.make_results --recipe . --exp "${expdir}" --out_readme "${top}README.md" \
-        --out_json "${top}results.json" --out_html "${expdir}/results.html"
+    run ${python} -m espnet_mt_llm.bin.make_results --recipe . --exp "${expdir}" --dump "${dumpdir}" \
+        --out_readme "${top}README.md" --out_json "${top}results.json" --out_html "${expdir}/results.html"
 }
 
 stage_results() {
