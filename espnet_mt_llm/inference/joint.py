@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from espnet_mt_llm.common import Pathlike, at, progress
+from espnet_mt_llm.common import Pathlike, UserError, at, progress
 from espnet_mt_llm.datadir.audio import read_audio, write_audio
 from espnet_mt_llm.datadir.kaldi import read_map
 from espnet_mt_llm.inference.decode import RunConfig, check_positive, clip_batches
@@ -80,6 +80,9 @@ class JointDecoder:
     Args:
         model_dir: the training's output.
         config: how to decode.
+
+    Raises:
+        UserError: no such model, or one that gives nothing with this configuration.
     """
 
     def __init__(self, model_dir: Pathlike, config: JointConfig) -> None:
@@ -91,6 +94,8 @@ class JointDecoder:
         self.config = config
         self.model: UMEModel
         self.model, self.args, self.weights = load_model(model_dir, "ume", config.weights, config.device)
+        if list(self.model.heads) == ["separation"] and not config.write_audio:
+            raise UserError(f"{model_dir}: this model separates and does nothing else; set write_audio: true")
         self.tokenizer = task_class("ume").tokenizer(self.args)
         record = Path(model_dir) / "environment.json"
         self.training = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
@@ -125,9 +130,11 @@ class JointDecoder:
         from espnet.nets.batch_beam_search import BatchBeamSearch
         from espnet.nets.scorers.ctc import CTCPrefixScorer
 
+        # At most as many as can begin a text; with the blank among them, ESPnet's scores of CTC go wrong.
+        beam_size = min(self.config.beam_size, head.vocabulary_size - 1)
         return BatchBeamSearch(
-            beam_size=self.config.beam_size, vocab_size=head.vocabulary_size, sos=head.sos, eos=head.eos,
-            token_list=self.model.tokens, pre_beam_score_key="full",
+            beam_size=beam_size, vocab_size=head.vocabulary_size, sos=head.sos, eos=head.eos,
+            token_list=self.model.tokens, pre_beam_score_key="full" if self.config.ctc_weight < 1 else None,
             weights={"decoder": 1 - self.config.ctc_weight, "ctc": self.config.ctc_weight},
             scorers={"decoder": head.decoder, "ctc": CTCPrefixScorer(head.ctc, head.eos)},
         ).to(self.config.device).eval()
@@ -163,13 +170,17 @@ class JointDecoder:
 
 
 def envelopes(waves: np.ndarray, num_frames: int, hop: int) -> np.ndarray:
-    """Return how loud signals ``(S, N)`` are in each frame ``(T, S)``: 1 at their loudest, 0 at 40 dB below."""
+    """Return how loud signals ``(S, N)`` are in each frame ``(T, S)``: 1 at their loudest, 0 at 40 dB below.
+
+    A signal's loudest counts as 40 dB below the loudest of all signals at least, so that a silent one has 0.
+    """
     padded = np.zeros((len(waves), num_frames * hop), dtype=np.float64)
     size = min(waves.shape[1], padded.shape[1])
     padded[:, :size] = waves[:, :size]
     power = np.square(padded).reshape(len(waves), num_frames, hop).mean(axis=2)
     level = 10 * np.log10(power + 1e-12)
-    return np.clip(1 + (level - level.max(axis=1, keepdims=True)) / RANGE_DB, 0, 1).T
+    peaks = np.maximum(level.max(axis=1, keepdims=True), level.max() - RANGE_DB)
+    return np.clip(1 + (level - peaks) / RANGE_DB, 0, 1).T
 
 
 def spread(tokens: np.ndarray, reach: int) -> np.ndarray:
@@ -228,7 +239,7 @@ def decode_joint(model_dir: Pathlike, data_dir: Pathlike, out_dir: Pathlike, con
         "parameters": sum(p.numel() for p in run.model.parameters()), "profile": run.args.profile,
         "training": run.training, "sot_order": order.order, "tie_rule": order.describe(),
         "frame_shift": run.args.frame_shift, "threshold": config.threshold, "median": config.median,
-        "layer_weights": run.model.layer_weights(),
+        "layer_weights": run.model.layer_weights(), "write_audio": config.write_audio,
     }
     return segments, counts, record, {"rttm": rttm if "diarization" in heads else None, "activity": activity}
 
