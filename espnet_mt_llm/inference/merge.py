@@ -11,6 +11,7 @@ from espnet_mt_llm.datadir.kaldi import write_map
 from espnet_mt_llm.datadir.rttm import write_rttm
 
 HYP, COUNTS, RECORD, RTTM, ACTIVITY = "hyp.seglst.json", "utt2num_spk", "decode.json", "hyp.rttm", "activity.npz"
+SEPARATED = "separated"
 
 
 def write_part(out_dir: Pathlike, job: int, num_jobs: int, segments: list[dict], counts: dict[str, int],
@@ -23,6 +24,7 @@ def write_part(out_dir: Pathlike, job: int, num_jobs: int, segments: list[dict],
         activity: clip → probabilities ``(T, S)``.
     """
     path = part_path(out_dir, job, num_jobs)
+    path.with_suffix(".npz").unlink(missing_ok=True)
     if activity:
         _write_npz(path.with_suffix(".npz"), activity)
     with atomic_open(path) as f:
@@ -43,7 +45,7 @@ def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
     """Join the parts of all jobs; return the number of clips.
 
     Writes ``hyp.seglst.json``, ``utt2num_spk``, ``decode.json`` and, where the jobs have them, ``hyp.rttm`` and
-    ``activity.npz``.
+    ``activity.npz``. What an earlier decoding left there beside that is removed.
 
     Args:
         out_dir: the decode directory.
@@ -77,6 +79,12 @@ def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
     if any(path.exists() for path in arrays):
         _write_npz(out_dir / ACTIVITY, {clip: found[clip] for path in arrays if path.exists()
                                         for found in [np.load(path)] for clip in found.files})
+    written = {f"{clip}-{k}.flac" for clip, n in counts.items() for k in range(int(n)) if record.get("write_audio")}
+    for path in (out_dir / SEPARATED).glob("*.flac"):
+        if path.name not in written:
+            path.unlink()
+    if not written and (out_dir / SEPARATED).is_dir():
+        (out_dir / SEPARATED).rmdir()
     with atomic_open(out_dir / RECORD) as f:
         json.dump({**names, **record, "environment": environment()}, f, ensure_ascii=False, indent=1)
         f.write("\n")
