@@ -29,7 +29,8 @@ def make_clips(out: Path, counts: tuple[int, ...] = (2, 2, 2, 2, 2)) -> Path:
     """Write clips ``c0``, ``c1`` ... with so many talkers each: the later a speaker's id, the earlier his onset."""
     out.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    lines: dict[str, list[str]] = {"wav.scp": [], "supervision": [], "utt2num_samples": [], "utt2num_spk": []}
+    lines: dict[str, list[str]] = {"wav.scp": [], "supervision": [], "utt2num_samples": [], "utt2num_spk": [],
+                                   "utt2dur": []}
     manifest = []
     for i, count in enumerate(counts):
         sources = []
@@ -45,7 +46,7 @@ def make_clips(out: Path, counts: tuple[int, ...] = (2, 2, 2, 2, 2)) -> Path:
         segments = [{"spk": s.spk, "start": s.offset, "end": round(s.offset + s.end, 3), "text": s.text}
                     for s in sources]
         for name, value in (("wav.scp", out / "audio" / f"c{i}.wav"), ("supervision", json.dumps(segments)),
-                            ("utt2num_samples", length), ("utt2num_spk", count)):
+                            ("utt2num_samples", length), ("utt2num_spk", count), ("utt2dur", length / RATE)):
             lines[name].append(f"c{i} {value}\n")
     (out / "mixtures.jsonl").write_text("".join(mixture.to_json() + "\n" for mixture in manifest))
     for clip, (rate, samples) in MixtureReader(out / "mixtures.jsonl").items():
