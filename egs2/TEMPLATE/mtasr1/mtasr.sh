@@ -99,6 +99,15 @@ run() { # a command, or only its text
     fi
 }
 
+one_job() { # NAME LOG COMMAND: here, where its output is seen, or on the cluster as one job of nj processes
+    if ${printing} || [ "${cmd_backend}" = local ]; then
+        run "${@:3}"
+        return
+    fi
+    run ${train_cmd} --num-threads "${nj}" --name "$1" "$2" "${@:3}"
+    grep -v '^#' "$2" || true
+}
+
 # STAMP FUNCTION ARGUMENTS: one piece of work on ${inputs[@]} that makes ${outputs[@]}, skipped when nothing changed
 unit() {
     local stamp=$1 plan answer
@@ -166,7 +175,8 @@ data_dirs() { # simulated|recorded: the data directories of this kind
 
 make_data() {
     # shellcheck disable=SC2086
-    run local/data.sh --datadir "${datadir}" --lang "${lang}" --nj "${nj}" --debug "${debug}" ${local_data_opts}
+    one_job data "${datadir}/log/data.log" local/data.sh --datadir "${datadir}" --lang "${lang}" --nj "${nj}" \
+        --debug "${debug}" ${local_data_opts}
     if ${printing}; then
         run utils/validate_data_dir.sh "${datadir}/<each set>"
         return
@@ -194,8 +204,8 @@ with_corpora() { # the corpora belong to the plan
 
 make_simulation() {
     if [ -e "${simulate_config}" ]; then
-        run ${python} -m espnet_mt_llm.bin.draw_mixtures --config "${simulate_config}" --data_dir "${datadir}" \
-            --debug "${debug}" --nj "${nj}"
+        one_job draw "${datadir}/log/draw_mixtures.log" ${python} -m espnet_mt_llm.bin.draw_mixtures \
+            --config "${simulate_config}" --data_dir "${datadir}" --debug "${debug}" --nj "${nj}"
     fi
     local dir sets=("${datadir}/<each set whose audio is written>")
     if ! ${printing}; then mapfile -t sets < <(data_dirs simulated); fi
