@@ -87,7 +87,8 @@ def prepare(root: Pathlike, out: Pathlike, *, channel: int = 1, profile: str = "
     """Make ``out/{train,dev,eval1,eval2}_far``, ``…_near`` where there is near audio, ``aishell5_eval`` and ``noise``.
 
     ``wav.scp`` of a far set is the microphone ``channel``; ``far<K>.scp`` has all of them, ``echo1.scp`` and
-    ``echo2.scp`` the left and right echo reference where recorded, ``reco2seats`` lines like ``train_387 P0135=2``.
+    ``echo2.scp`` the left and right echo reference where recorded, ``reco2seats`` lines like ``train_387 P0135=2``;
+    ``reco2session`` has the far recording of each headset: ``train_387_DA02 train_387``.
 
     Args:
         channel: far microphone, which is also a seat: 1-4.
@@ -190,7 +191,8 @@ def read_far(key: Key, channel: int, profile: str, transcribed: bool) -> list[Se
     """Read a session as the far microphones heard it.
 
     Raises:
-        UserError: no audio, no microphone ``channel``, no or unreadable TextGrids, no speech, a damaged file.
+        UserError: no audio, no microphone ``channel``, no or unreadable TextGrids, no speech. Another microphone's file
+            that is damaged is logged and left out.
     """
     files = list_files(key.folder)
     far = {seat: files.audio[f"DX0{seat}C01"] for seat in SEATS if f"DX0{seat}C01" in files.audio}
@@ -199,11 +201,10 @@ def read_far(key: Key, channel: int, profile: str, transcribed: bool) -> list[Se
     if channel not in far:
         raise at(key.folder, None, f"no DX0{channel}C01.wav, only the far microphones {', '.join(map(str, far))}",
                  "choose another --channel, or unpack the archive again")
-    extra = {f"far{seat}.scp": path for seat, path in far.items()}
-    extra.update({f"echo{side}.scp": files.audio[f"DX0{4 + side}C01"] for side in (1, 2)
-                  if f"DX0{4 + side}C01" in files.audio})
-    for path in extra.values():
-        info(path)
+    others = {f"far{seat}.scp": path for seat, path in far.items()}
+    others.update({f"echo{side}.scp": files.audio[f"DX0{4 + side}C01"] for side in (1, 2)
+                   if f"DX0{4 + side}C01" in files.audio})
+    extra = {name: path for name, path in others.items() if path == far[channel] or _readable(path, name)}
     voices, seats = _annotation(key, files)
     segments = [s for voice in voices for s in _speech(voice, key.rec, profile, transcribed)]
     if not segments:
@@ -211,6 +212,16 @@ def read_far(key: Key, channel: int, profile: str, transcribed: bool) -> list[Se
     if seats:
         extra["reco2seats"] = " ".join(f"{speaker}={seats[speaker]}" for speaker in sorted(seats))
     return [Session(key.rec, far[channel], segments, extra=extra)]
+
+
+def _readable(path: str, name: str) -> bool:
+    """Say whether a recording beside the chosen one can be read, and log it where not."""
+    try:
+        info(path)
+    except UserError as e:
+        log.warning("%s; the session is used without it, it is left out of %s", e, name)
+        return False
+    return True
 
 
 def read_near(key: Key, profile: str, transcribed: bool) -> list[Session]:
@@ -237,7 +248,8 @@ def read_near(key: Key, profile: str, transcribed: bool) -> list[Session]:
         segments = [s for voice in voices for s in _speech(voice, rec, profile, transcribed)]
         if segments:
             seats = " ".join(f"{speaker}={seat}" for speaker in sorted({s["speaker"] for s in segments}))
-            sessions.append(Session(rec, files.audio[stem], segments, extra={"reco2seats": seats}))
+            sessions.append(Session(rec, files.audio[stem], segments,
+                                    extra={"reco2seats": seats, "reco2session": key.rec}))
         else:
             log.info("%s: nobody is annotated on this seat, so it is left out", files.audio[stem])
     return sessions

@@ -13,8 +13,8 @@ belongs to ``R0015_M0151.TextGrid`` (Test 2023: no ``_MS`` part, and ``.textgrid
 
 Sets ``{train,eval,test,test2023}_{far,near}``. A far recording is named by its first two parts, a near one by its whole
 name; speakers are ``SPKxxxx`` in both, so the same utterances stand in both (in the Eval meetings: equal in time and
-text). Channel: the first one, unless another is chosen. Text: ``zh_char`` (NFKC) or ``zh_char_official`` (what the
-challenge's ``text_normalize.pl`` does).
+text); ``reco2session`` has the far recording of each headset. Channel: the first one, unless another is chosen. Text:
+``zh_char`` (NFKC) or ``zh_char_official`` (what the challenge's ``text_normalize.pl`` does).
 
 Known errors. The far recording ``R1021_M1947_MS116`` (26 minutes) is not the one that ``R1021_M1947.TextGrid`` (30
 minutes) describes (AliMeeting issue 10): it is left out of ``train_far`` with a log line. A few utterances of train end
@@ -139,7 +139,7 @@ def read_near(recording: Recording, profile: str) -> list[Session]:
     if not segments:
         log.warning("%s: no speech, so the headset is left out", textgrid)
         return []
-    return [Session(recording.id, audio, segments)]
+    return [Session(recording.id, audio, segments, extra={"reco2session": recording.meeting})]
 
 
 def _files(recording: Recording) -> tuple[str, str]:

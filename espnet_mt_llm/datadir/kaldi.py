@@ -5,8 +5,9 @@ import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Iterable, Mapping, Optional
+from typing import Callable, Container, Iterable, Iterator, Mapping, Optional
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open
 
@@ -15,12 +16,16 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
 # Annotators overshoot the end of a recording by so many seconds; more means another recording's transcript.
 OVERSHOOT = 0.1
 
+# Stands behind every id.
+_LAST = chr(0x10FFFF) * 2
+
 # What the first column of each file of a data directory names.
 _KEYS = (
     (
         "rec",
         r"wav\.scp|reco2dur|reco2file_and_channel|(spk|noise|dereverb)\d+\.scp|enroll_spk\d+\.scp|text_spk\d+"
-        r"|utt2num_spk|mixtures\.jsonl|channel|far\d+\.scp|echo\d+\.scp|reco2seats|utt2sot_order",
+        r"|utt2num_spk|mixtures\.jsonl|channel|far\d+\.scp|echo\d+\.scp|reco2seats|reco2session"
+        r"|utt2sot_order",
     ),
     (
         "utt",
@@ -47,7 +52,8 @@ def is_signal(name: str) -> bool:
 
 def is_partial(name: str) -> bool:
     """Say whether the file maps recordings to what only some of them have: signals, a channel, far microphones …"""
-    return is_signal(name) or re.fullmatch(r"channel|(far|echo)\d+\.scp|reco2seats|utt2sot_order", name) is not None
+    pattern = r"channel|(far|echo)\d+\.scp|reco2seats|reco2session|utt2sot_order"
+    return is_signal(name) or re.fullmatch(pattern, name) is not None
 
 
 def read_text(path: Pathlike) -> str:
@@ -94,6 +100,66 @@ def read_map(path: Pathlike) -> dict[str, str]:
             raise at(path, number, f"the id '{key}' is already on line {first}", _repair(path))
         mapping[key] = value.lstrip(" ")
     return mapping
+
+
+def read_lines(path: Pathlike) -> Iterator[tuple[str, str]]:
+    """Yield what :func:`read_map` returns, and raise what it raises, a line at a time as long as the ids ascend."""
+    before, count = "", 0
+    if not Path(path).is_file():
+        read_map(path)
+    with open(path, encoding="utf-8", errors="strict", newline="\n") as f:
+        try:
+            for line in f:
+                key, _, value = line.replace("\t", " ").strip(" \r\n").partition(" ")
+                if key <= before:
+                    break
+                yield key, value.lstrip(" ")
+                before, count = key, count + 1
+            else:
+                return
+        except UnicodeDecodeError:
+            # The line that is named is found by reading the file as a whole.
+            pass
+    yield from islice(read_map(path).items(), count, None)
+
+
+class Lookup:
+    """The values of a map for ids that are asked for in ascending order: the file is read on and not held.
+
+    A file or questions in another order are no mistake, but hold the map in memory.
+    """
+
+    def __init__(self, path: Pathlike, lines: Callable[[Pathlike], Iterator[tuple[str, str]]] = read_lines):
+        self._path, self._lines, self._read = path, lines(path), lines
+        self._key, self._value = "", ""
+        self._asked = ""
+        self._held: Optional[dict[str, str]] = None
+
+    def get(self, key: str) -> Optional[str]:
+        """Return the value of an id, None where the file has no such id."""
+        if self._held is None and not self._advance(key):
+            self._lines.close()
+            self._held = dict(self._read(self._path))
+        if self._held is not None:
+            return self._held.get(key)
+        return self._value if self._key == key else None
+
+    def finish(self) -> None:
+        """Read the rest of the file, so that its mistakes are found as well."""
+        for _ in self._lines:
+            pass
+
+    def _advance(self, key: str) -> bool:
+        """Go on to the first id that is not before ``key``; False where ids do not ascend."""
+        if key < self._asked:
+            return False
+        self._asked = key
+        while self._key < key:
+            found, value = next(self._lines, (_LAST, ""))
+            if found <= self._key:
+                return False
+            self._key, self._value = found, value
+        return True
 
 
 def _repair(path: Pathlike) -> str:
@@ -155,7 +221,7 @@ def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
     return {spk: " ".join(of_spk) for spk, of_spk in utts.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One speaker's stretch of speech; ``start`` and ``end`` are seconds in the recording."""
 
@@ -198,23 +264,9 @@ class DataDir:
         for number, (rec, entry) in enumerate(wav.items(), 1):
             if not entry:
                 raise at(path / "wav.scp", number, f"'{rec}' has no audio", _repair(path / "wav.scp"))
-        utt2spk = read_map(path / "utt2spk")
-        text = read_map(path / "text") if (path / "text").exists() else {}
         reco2dur = read_numbers(path / "reco2dur") if (path / "reco2dur").exists() else {}
-        if (path / "segments").exists():
-            spans = read_segments(path / "segments")
-        else:
-            spans = {rec: (rec, 0.0, _whole(rec, entry, reco2dur)) for rec, entry in wav.items()}
-        utterances = []
-        for utt in sorted(spans):
-            rec, start, end = spans[utt]
-            if rec not in wav:
-                raise at(
-                    path / "segments", None, f"'{utt}' lies in '{rec}', which is not in wav.scp", _repair(path / "x")
-                )
-            if utt not in utt2spk:
-                raise at(path / "utt2spk", None, f"the utterance '{utt}' is missing", _repair(path / "x"))
-            utterances.append(Utterance(utt, rec, utt2spk[utt], start, end, text.get(utt, "")))
+        utterances = list(read_utterances(path, wav, lambda rec: _whole(rec, wav[rec], reco2dur)))
+        utterances.sort(key=lambda u: u.utt)
         extra = {
             f.name: read_table(f)
             for f in sorted(path.iterdir())
@@ -313,16 +365,52 @@ def read_numbers(path: Pathlike) -> dict[str, float]:
     return numbers
 
 
+def read_utterances(path: Path, recs: Container[str], seconds: Callable[[str], float]) -> Iterator[Utterance]:
+    """Yield the utterances of a data directory in the order of ``segments``, else whole recordings as utterances.
+
+    Args:
+        recs: the recordings that there are.
+        seconds: returns the length of a recording; asked where there is no ``segments``.
+
+    Raises:
+        UserError: file and line of what cannot be read, a recording or a speaker that is missing.
+    """
+    spk_of = Lookup(path / "utt2spk")
+    text_of = Lookup(path / "text") if (path / "text").exists() else None
+    # One string for all mentions of a name.
+    names: dict[str, str] = {}
+    for utt, (rec, start, end) in _spans(path, seconds):
+        if rec not in recs:
+            raise at(path / "segments", None, f"'{utt}' lies in '{rec}', which is not in wav.scp", _repair(path / "x"))
+        spk = spk_of.get(utt)
+        if spk is None:
+            raise at(path / "utt2spk", None, f"the utterance '{utt}' is missing", _repair(path / "x"))
+        text = (text_of and text_of.get(utt)) or ""
+        yield Utterance(utt, names.setdefault(rec, rec), names.setdefault(spk, spk), start, end, text)
+    for file in filter(None, (spk_of, text_of)):
+        file.finish()
+
+
+def _spans(path: Path, seconds: Callable[[str], float]) -> Iterator[tuple[str, tuple[str, float, float]]]:
+    if (path / "segments").exists():
+        yield from _segments(path / "segments")
+    else:
+        for rec, _ in read_lines(path / "wav.scp"):
+            yield rec, (rec, 0.0, seconds(rec))
+
+
 def read_segments(path: Pathlike) -> dict[str, tuple[str, float, float]]:
     """Read a ``segments`` file: utterance -> (recording, start, end) in seconds."""
-    spans = {}
-    for line, (utt, value) in enumerate(read_map(path).items(), 1):
+    return dict(_segments(path))
+
+
+def _segments(path: Pathlike) -> Iterator[tuple[str, tuple[str, float, float]]]:
+    for line, (utt, value) in enumerate(read_lines(path), 1):
         try:
             rec, start, end = value.split()
-            spans[utt] = (rec, float(start), float(end))
+            yield utt, (rec, float(start), float(end))
         except ValueError:
             raise at(path, line, f"found '{utt} {value}'", "expected '<utterance> <recording> <start> <end>'") from None
-    return spans
 
 
 def read_table(path: Pathlike) -> dict[str, str]:
