@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, Optional
@@ -11,7 +12,7 @@ import pytest
 import torch
 from toy_mixtures import BLOCKS, CONFIG, DECODER, make_clips, train
 
-from espnet_mt_llm.bin import decode_ume, merge_decode, score_decode
+from espnet_mt_llm.bin import decode_ume, merge_decode, pack_model, score_decode
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.rttm import read_rttm
@@ -313,6 +314,14 @@ def test_decoding_again_leaves_nothing_of_the_last_time(root: Path) -> None:
     assert not (out / "activity.npz").exists() and len(list((out / "separated").iterdir())) == 10
     run(root, "again")
     assert not (out / "separated").exists() and (out / "hyp.rttm").exists()
+
+
+def test_packed_model_decodes_the_same(root: Path, tmp_path: Path) -> None:
+    pack_model.main(["--model_dir", str(root / "exp/ume/01"), "--out", str(tmp_path / "model.zip")])
+    zipfile.ZipFile(tmp_path / "model.zip").extractall(tmp_path / "model")
+    here, there = (decode_joint(model, root / "dump", tmp_path, JointConfig(median=1))
+                   for model in (root / "exp/ume/01", tmp_path / "model"))
+    assert here[0] == there[0] and here[3] == there[3]
 
 
 def test_decoded_is_scored(root: Path, module: Any) -> None:

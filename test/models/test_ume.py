@@ -205,10 +205,11 @@ def test_one_to_s_talkers_in_a_batch() -> None:
     assert any(p.grad.abs().sum() > 0 for p in model.count_head.parameters())
 
 
-def test_absent_talkers_are_silent_streams() -> None:
-    """Of a clip with one of two talkers the other stream is silence in each task, wherever it is."""
+@pytest.mark.parametrize("absent", ["silence", "ignore"])
+def test_absent_talkers_are_silent_streams(absent: str) -> None:
+    """Of a clip with one of two talkers the other stream is silence in each task, or free in recognition."""
     batch = batch_of((1,))
-    model = model_of(variable_speakers=True).eval()
+    model = model_of(variable_speakers=True, recognition_conf={**CONF["recognition_conf"], "absent": absent}).eval()
     stats, heard = stats_of(model, batch), model.hear(batch["speech"], batch["speech_lengths"])
     frames = int(heard.lengths)
     diarization, recognition = [], []
@@ -217,7 +218,8 @@ def test_absent_talkers_are_silent_streams() -> None:
         diarization.append(F.binary_cross_entropy_with_logits(logits, batch["activity"][0, :frames]).item())
         own = F.ctc_loss(heard.log_probs[0, talking], batch["text"][0, :2], torch.tensor(frames), torch.tensor(2),
                          reduction="sum") / 2
-        recognition.append((own - heard.log_probs[0, 1 - talking, :, 0].sum()).item() / 2)
+        silence = -heard.log_probs[0, 1 - talking, :, 0].sum()
+        recognition.append((own if absent == "ignore" else (own + silence) / 2).item())
     assert stats["loss_diarization"] == pytest.approx(min(diarization), rel=1e-4)
     assert stats["loss_recognition"] == pytest.approx(min(recognition), rel=1e-4)
 
