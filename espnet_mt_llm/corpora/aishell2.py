@@ -19,7 +19,7 @@ from pathlib import Path
 
 from espnet_mt_llm.common import Pathlike, at
 from espnet_mt_llm.corpora import sources
-from espnet_mt_llm.corpora.meetings import SetSummary, absent, table, words_of
+from espnet_mt_llm.corpora.meetings import SetSummary, absent, log_unknown, table, words_of
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.corpora.sources import Recording
 from espnet_mt_llm.datadir.kaldi import read_map
@@ -83,13 +83,15 @@ def _speakers(folder: Path, name: str, profile: str, problems: Problems) -> dict
     texts = read_map(folder / "trans.txt")
     speakers: dict[str, list[Recording]] = defaultdict(list)
     missing: dict[str, list[str]] = defaultdict(list)
+    unknown: dict[str, int] = {}
     for utt, path in read_map(folder / "wav.scp").items():
         speaker = sys.intern(os.path.basename(os.path.dirname(path)))
-        words = words_of(texts.pop(utt, ""), profile)
+        words = words_of(texts.pop(utt, ""), profile, unknown)
         if words:
             speakers[speaker].append(Recording(utt, speaker, os.path.join(folder, path), words))
         else:
             missing[speaker].append(utt)
+    log_unknown(folder / "trans.txt", unknown)
     for speaker, utts in missing.items():
         with problems.of(name, speaker):
             raise _incomplete(folder / "trans.txt", utts, "no words for")

@@ -27,7 +27,7 @@ from typing import Iterable, Mapping, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, files_by_id, make_sets,
-                                            only_file, speech_of, table)
+                                            only_file, remove_set, speech_of, table)
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.kaldi import read_text
 from espnet_mt_llm.datadir.operations import combine
@@ -46,8 +46,9 @@ PROFILES = ("zh_char", "zh_char_official")
 # Times of TextGrid and RTTM that differ by less, in seconds, agree.
 TOLERANCE = 0.05
 # The end that the file, and each tier, announces; in the long and in the short form.
-_FILE_END = re.compile(r'"TextGrid"\s+(?:xmin\s*=\s*)?\S+\s+(?:xmax\s*=\s*)?(\d[\d.]*)')
-_TIER_END = re.compile(r'"IntervalTier"\s+(?:name\s*=\s*)?"[^"]*"\s+(?:xmin\s*=\s*)?\S+\s+(?:xmax\s*=\s*)?(\d[\d.]*)')
+_FILE_END = re.compile(r'"TextGrid"\s+(?:xmin\s*=\s*)?\S+\s+(?:xmax\s*=\s*)?(\d+\.?\d*)')
+_TIER_END = re.compile(r'"IntervalTier"\s+(?:name\s*=\s*)?"[^"]*"\s+'
+                       r"(?:xmin\s*=\s*)?\S+\s+(?:xmax\s*=\s*)?(\d+\.?\d*)")
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9_.-]+")
 
 Span = tuple[float, float]
@@ -100,9 +101,12 @@ def prepare(root: Pathlike, out: Pathlike, *, dev_sessions: Pathlike, channel: i
 
 
 def _combined(summaries: Sequence[SetSummary], out: Path) -> list[SetSummary]:
-    """Put the training parts together in ``train``."""
-    parts = [summary for summary in summaries if summary.name in TRAIN and summary.sessions]
+    """Put the training parts together in ``train``; where all of them failed, an earlier ``train`` goes as they do."""
+    tried = [summary for summary in summaries if summary.name in TRAIN]
+    parts = [summary for summary in tried if summary.sessions]
     if not parts:
+        if tried:
+            remove_set(out / "train")
         return []
     combine(out / "train", [out / summary.name for summary in parts])
     numbers = [sum(getattr(summary, name) for summary in parts)

@@ -2,6 +2,7 @@
 
 import codecs
 import logging
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,8 +16,12 @@ from espnet_mt_llm.datadir.kaldi import read_text
 log = logging.getLogger(__name__)
 
 # Praat reads free-standing numbers, quoted strings (a quote inside is doubled) and flags, and skips every other word:
-# so the long, the short and ELAN's file are the same sequence of tokens.
-_TOKEN = re.compile(r'"[^"]*(?:""[^"]*)*"|<(?:exists|absent)>|(?<!\S)[-+]?\.?\d[\d.]*(?:[eE][-+]?\d+)?(?!\S)')
+# so the long, the short and ELAN's file are the same sequence of tokens. What other programs write for a time that they
+# do not know (nan, inf) counts as a number here, so that it can be refused.
+_TOKEN = re.compile(
+    r'"[^"]*(?:""[^"]*)*"|<(?:exists|absent)>'
+    r"|(?<!\S)[-+]?(?:\.?\d[\d.]*(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?))(?!\S)"
+)
 
 # What Praat itself writes, the long form: its tiers and intervals are found five times faster by their labels.
 _LONG_HEAD = re.compile(r'\s*File type = "ooTextFile"\s+Object class = "TextGrid"\s[^"]*\ssize = (\d+)\s[^"]*')
@@ -39,7 +44,7 @@ def read_tiers(path: Pathlike) -> list[Tier]:
     """Read all tiers, with their empty intervals; the tier's and the file's own limits are not believed in.
 
     Raises:
-        UserError: with the line, not a TextGrid, or one that ends too early.
+        UserError: with the line, not a TextGrid, one that ends too early, or a time that is not finite (nan, inf).
     """
     text = _decoded(path)
     if (long := _long_tiers(text)) is not None:
@@ -59,6 +64,8 @@ def read_tiers(path: Pathlike) -> list[Tier]:
             width = 3 if kind == '"IntervalTier"' else 2
             body = tokens[i + 5 : i + 5 + width * size]
             starts, ends = list(map(float, body[::width])), list(map(float, body[width - 2 :: width]))
+            if not all(map(math.isfinite, starts + ends)):
+                raise _not_finite(path, text, i + 5, body, width)
             tiers.append(Tier(name, width == 2, list(zip(starts, ends, map(_unquoted, body[width - 1 :: width])))))
             if len(body) < width * size:
                 raise IndexError
@@ -84,6 +91,8 @@ def _long_tiers(text: str) -> Optional[list[Tier]]:
         try:
             spans = [(float(start), float(end), words) for start, end, words in found]
         except ValueError:
+            return None
+        if not all(math.isfinite(start) and math.isfinite(end) for start, end, _ in spans):
             return None
         if '""' in body:
             spans = [(start, end, words.replace('""', '"')) for start, end, words in spans]
@@ -209,13 +218,28 @@ def _unquoted(token: str) -> str:
     return token[1:-1].replace('""', '"')
 
 
-def _misplaced(path: Pathlike, text: str, index: int) -> Exception:
-    """Name the line of the tier, from its first token on, that does not read as one."""
-    match = next(islice(_TOKEN.finditer(text), index, None), None)
-    line = text.count("\n", 0, match.start() if match else len(text)) + 1
+def _not_finite(path: Pathlike, text: str, first: int, body: Sequence[str], width: int) -> Exception:
+    """Name the line of the first time that is not finite; ``first`` is the token that ``body`` begins with."""
+    offset = next(k for k, token in enumerate(body) if k % width < width - 1 and not math.isfinite(float(token)))
     return at(
         path,
-        line,
+        _line_of(text, first + offset),
+        f"the time '{body[offset]}' is not a finite number",
+        "open the file in a text editor, write the seconds there, or take the interval out",
+    )
+
+
+def _line_of(text: str, index: int) -> int:
+    """Return the line of a token, which is counted from 0."""
+    match = next(islice(_TOKEN.finditer(text), index, None), None)
+    return text.count("\n", 0, match.start() if match else len(text)) + 1
+
+
+def _misplaced(path: Pathlike, text: str, index: int) -> Exception:
+    """Name the line of the tier, from its first token on, that does not read as one."""
+    return at(
+        path,
+        _line_of(text, index),
         "what begins here is not a tier of intervals or points (class, name, limits, count, then times and "
         "text in quotes)",
         "open it in Praat, correct it there and save it as text",

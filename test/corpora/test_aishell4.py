@@ -224,6 +224,16 @@ def test_a_bad_session_does_not_stop_the_others(corpus, tmp_path, dev_list):
         "20200701_L_R001S01C01", "20200702_M_R001S02C01", "20200701_S_R001S01C01", "20200702_S_R001S02C01"}
 
 
+def test_what_a_run_cannot_make_does_not_stay(corpus, tmp_path, dev_list):
+    out = tmp_path / "data"
+    prepare(corpus, out, dev_list)
+    for path in corpus.glob("train_*/wav/*.flac"):
+        path.write_bytes(b"x")
+    found = prepare(corpus, out, dev_list, allow_problems=True)
+    assert {name for name in found if found[name].sessions} == {"test"}
+    assert [path.parent.name for path in out.glob("*/wav.scp")] == ["test"] and not list((out / "train").iterdir())
+
+
 def test_textgrids_in_other_encodings(corpus, tmp_path, dev_list, caplog):
     names = ("20200701_S_R001S01C01", "20200702_S_R001S02C01")
     for name, encode in zip(names, (lambda text: text.encode("utf-16"),

@@ -283,8 +283,8 @@ def _no_textgrid(folder):
         path.unlink()
 
 
-def _truncated(folder):
-    path = folder / "DX02C01.wav"
+def _truncated(folder, mic=1):
+    path = folder / f"DX0{mic}C01.wav"
     path.write_bytes(path.read_bytes()[:9000])
 
 
@@ -309,7 +309,7 @@ def _late(folder):
 @pytest.mark.parametrize("damage, words", [
     (_no_audio, "387: no far audio (DX01C01.wav … DX04C01.wav)"),
     (_no_textgrid, "387: no TextGrid (DX01C01.TextGrid, or DA01.TextGrid …)"),
-    (_truncated, "DX02C01.wav: is truncated"),
+    (_truncated, "DX01C01.wav: is truncated"),
     (_empty_tiers, "387: no speech in its TextGrids"),
     (_twice, "the speaker P0136 is in DA02.TextGrid too"),
     (_broken, "DA02.TextGrid:"),
@@ -334,6 +334,21 @@ def test_the_exit_code_says_so_unless_allowed(corpus, tmp_path, repository):
     assert f"1 of 10 sessions has problems, see {tmp_path}/problems.tsv; everything else was prepared" in ran.stderr
     ran = run(repository, "--root", corpus, "--out", tmp_path, "--nj", 2, "--allow_problems", "true")
     assert ran.returncode == 0 and "train_387" not in DataDir.read(tmp_path / "train_far").wav
+
+
+def test_of_far_files_only_the_chosen_one_is_needed(corpus, tmp_path, caplog):
+    _truncated(corpus / "train" / "387", 3)
+    _truncated(corpus / "train" / "030", 6)
+    aishell5.prepare(corpus, tmp_path / "data")
+    data = DataDir.read(tmp_path / "data/train_far")
+    assert list(data.wav) == ["train_030", "train_387"] and not validate(data.path)
+    assert list(data.extra["far3.scp"]) == ["train_030"] and list(data.extra["far4.scp"]) == ["train_030", "train_387"]
+    assert list(data.extra["echo1.scp"]) == ["train_030"] and "echo2.scp" not in data.extra
+    logged = [message for message in caplog.messages if "the session is used without it" in message]
+    assert len(logged) == 2 and all("C01.wav: is truncated" in message for message in logged)
+    assert [message.rsplit(" ", 1)[1] for message in logged] == ["echo2.scp", "far3.scp"]
+    with pytest.raises(UserError, match="1 of "):
+        aishell5.prepare(corpus, tmp_path / "data", channel=3)
 
 
 def test_a_textgrid_whose_headset_is_missing(corpus, tmp_path):

@@ -179,19 +179,20 @@ def test_a_bad_session_does_not_stop_the_others(corpus, tmp_path, caplog):
               "R6_M6": lambda audio, text: shutil.copy(audio, str(audio).replace("MS002", "MS003")),
               "R7_M7": lambda audio, text: silence(audio, 1),
               "R8_M8": lambda audio, text: textgrid(text, {"N_SPK1": []}, SECONDS),
-              "R9_M9": lambda audio, text: silence(audio, channels=2)}
+              "R9_M9": lambda audio, text: silence(audio, channels=2),
+              "R10_M10": lambda audio, text: text.write_text(text.read_text().replace("xmax = 3", "xmax = nan"))}
     for meeting, spoil in damage.items():
         far(corpus, "Train_Ali_far", meeting, N_SPK1=[(2, 3, "一"), (4, 5, "二")])
         spoil(folder / f"audio_dir/{meeting}_MS002.wav", folder / f"textgrid_dir/{meeting}.TextGrid")
     out = tmp_path / "data"
-    with pytest.raises(UserError, match=r"9 of 14 sessions have problems, see .*problems.tsv; everything else"):
+    with pytest.raises(UserError, match=r"10 of 15 sessions have problems, see .*problems.tsv; everything else"):
         prepare(corpus, out, channel=3)
     found = problems(out)
     expected = {"R1_M1": "no audio of this session", "R2_M2": "no TextGrid of this session", "R3_M3": "truncated",
                 "R4_M4": "R4_M4.TextGrid:", "R5_M5": "its annotation cannot be decoded",
                 "R6_M6": "a second audio of this session",
                 "R7_M7": "2 of 2 utterances begin after the end of the audio (1 s)", "R8_M8": "holds no speech",
-                "R9_M9": "has 2 channels, not a channel 3"}
+                "R9_M9": "has 2 channels, not a channel 3", "R10_M10": "the time 'nan' is not a finite number"}
     assert set(found) == set(expected)
     for meeting, words in expected.items():
         assert words in found[meeting], found[meeting]

@@ -141,6 +141,21 @@ def test_impossible_intervals_are_left_out_loudly(tmp_path, caplog):
     assert "left out 'b', which goes from 2 to 1.5 s" in caplog.text
 
 
+@pytest.mark.parametrize("form", [long_form, short_form])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "NaN", "Infinity", "1e999"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_times_that_are_not_finite(tmp_path, form, value, index):
+    spans = [(0, 1, "inf"), (1, 2, "b")]
+    spans.append((*((value, 3) if index == 0 else (2, value)), "c"))
+    path = tmp_path / "a.TextGrid"
+    path.write_text(form([("first", [(0, 1, "nan")]), ("s", spans)]))
+    line = next(k for k, line in enumerate(path.read_text().split("\n"), 1) if line.split()[-1:] == [value])
+    with pytest.raises(UserError, match=f"a.TextGrid:{line}: the time '{value}' is not a finite number"):
+        read_tiers(path)
+    path.write_text(form([("s", spans[:2])]).replace("9", value))  # the limits are not believed in
+    assert read_tiers(path)[0].spans == spans[:2]
+
+
 def test_not_utf8(tmp_path):
     (tmp_path / "a.TextGrid").write_bytes(long_form([("s", [(0, 1, "好")])]).encode("gb18030"))
     with pytest.raises(UserError, match="a.TextGrid:18: not UTF-8 .*iconv -f GB18030"):
