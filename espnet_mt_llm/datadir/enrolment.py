@@ -1,10 +1,12 @@
 """Enrolment for registered speakers: the single-speaker stretches of a set, and what is registered for each clip.
 
-A *stretch* is 2–10 s in which one speaker talks and nobody else of the recording does: an utterance, or utterances of
-one speaker with pauses of at most half a second between them; a longer one is divided evenly. A dump dir gets
+A *stretch* is 2–10 s in which one speaker talks and nobody else of the session does: an utterance, or utterances of one
+speaker with pauses of at most half a second between them; a longer one is divided evenly. A *session* is a recording,
+or all recordings of a meeting: ``reco2session`` in the data dir says so of headsets (``<recording> <session>``), and
+without it, beside another data dir, the id does (``R1_M1_N_SPK1`` beside ``R1_M1``). A dump dir gets
 
-- ``enrolment``, the pool: ``<stretch> {"spk":…,"rec":…,"start":…,"end":…,"wav":…,"channel":…}``, times in seconds, by
-  speaker, recording and time; training draws from it on the fly;
+- ``enrolment``, the pool: ``<stretch> {"spk":…,"rec":…,"start":…,"end":…,"wav":…,"channel":…,"session":…}``, times in
+  seconds, by speaker, recording and time; training draws from it on the fly;
 - ``registration``, the fixed choice of a test set: ``<clip> {"speakers":{"<spk>":["<stretch>",…],…},
   "distractors":["<spk>",…]}``. Match is all of ``speakers``; Over adds the first N of ``distractors`` (SpeakerLM,
   arXiv 2508.06372, Eq. 1);
@@ -13,11 +15,11 @@ one speaker with pauses of at most half a second between them; a longer one is d
 What keeps train, test and clip apart, for tests and on the fly alike (:func:`register` is the one rule):
 
 - The pool of a set holds speakers of that set alone, from its own sessions or from the data dirs named as its sources.
-- Nothing of a clip is enrolled: what is nearer than a second to it is left out. In a source dir, a recording whose id
-  begins with the session's (``R1_M1``: ``R1_M1_N_SPK1``, a headset) has the session's time. Of a mixture, the stretches
-  that it was made from are left out, so the source dirs have to hold them.
+- Nothing of a clip is enrolled: what is nearer than a second to it in any recording of its session is left out. Of a
+  mixture, the stretches that it was made from are left out, so the source dirs have to hold them.
 - A distractor is a speaker of another session of the set who does not occur in the clip's session, wherever else he
   may. Ids that are local to a session name different people by construction.
+- Mixtures enrol from the data dirs of their sources, which ``source_dirs`` in the data dir of the mixtures names.
 - A speaker with no stretch outside of the clip has an empty list and is counted: never is he enrolled from inside, nor
   with less than the shortest stretch.
 """
@@ -37,6 +39,7 @@ from espnet_mt_llm.datadir.stretches import Pool, Span, Talk, find_stretches, on
 
 log = logging.getLogger(__name__)
 
+SOURCE_DIRS = "source_dirs"
 # What a clip's id may add to that of its recording: its times in hundredths of a second, and what tells apart those of
 # the same times.
 _TIMES = re.compile(r"-(\d{7,})-(\d{7,})(?![^.-])")
@@ -102,7 +105,7 @@ def make_enrolment(
 
     Args:
         data_dir: the session dir that the clips of ``dump_dir`` were cut from.
-        source_dirs: where to enrol from instead; needed for mixtures.
+        source_dirs: where to enrol from instead; for mixtures those that :data:`SOURCE_DIRS` names, if none is given.
         shortest, longest: seconds of a stretch.
         num_stretches: at most so many are registered for a speaker.
         registration: False for a training set, which draws from the pool.
@@ -115,14 +118,17 @@ def make_enrolment(
     if num_stretches < 1 or num_distractors < 0:
         raise UserError(f"{num_stretches} stretches, {num_distractors} distractors: expected at least 1 and 0")
     data_dir, dump_dir = Path(data_dir), Path(dump_dir)
-    if _is_mixed(data_dir) and not source_dirs:
-        raise at(data_dir, None, "mixtures enrol from the data dirs of their sources", "name them: --source_dir data/…")
+    mixed = _is_mixed(data_dir)
+    if mixed and not source_dirs:
+        source_dirs = read_source_dirs(data_dir)
     talk = Talk.read(data_dir)
     source = Talk.read(*map(Path, source_dirs)) if source_dirs else talk
+    if not mixed and source_dirs:
+        talk, source = talk.beside(source), source.beside(talk)
     if not set(source.spks) & set(talk.spks):
         raise at(", ".join(map(str, source_dirs)) or data_dir, None, f"has no speaker of {data_dir}",
                  "name a data dir that these speakers are in: --source_dir")
-    pool = find_stretches(source, talk.spks, shortest, longest)
+    pool = find_stretches(source, talk.spks, shortest, longest, None if mixed or source is talk else talk)
     if not len(pool):
         log.warning("%s: no speaker talks alone for %g s, so none can be registered; try a smaller --min", data_dir,
                     shortest)
@@ -191,18 +197,42 @@ def read_registration(dump_dir: Pathlike) -> dict[str, Registration]:
     return found
 
 
+def write_source_dirs(data_dir: Pathlike, names: Iterable[str]) -> None:
+    """Note in the data dir of mixtures what they were made from: the names of data dirs beside it, or paths."""
+    with atomic_open(Path(data_dir) / SOURCE_DIRS) as f:
+        f.writelines(f"{name}\n" for name in names)
+
+
+def read_source_dirs(data_dir: Path) -> list[Path]:
+    """Return the data dirs that mixtures were made from.
+
+    Raises:
+        UserError: nothing says which, or one of them is not there.
+    """
+    path = data_dir / SOURCE_DIRS
+    if not path.exists():
+        raise at(data_dir, None, f"mixtures enrol from the data dirs of their sources, and no {SOURCE_DIRS} names them",
+                 "name them: --source_dir data/…, or make the set again (stage 1 or 2)")
+    found = []
+    for line, (name,) in read_rows(path, 1, "name the data dirs: --source_dir data/…"):
+        found.append(data_dir.parent / name)
+        if not (found[-1] / "wav.scp").exists():
+            raise at(path, line, f"no data dir {found[-1]} to enrol from",
+                     "prepare it (stage 1), or name where the sources are: --source_dir data/…")
+    return found
+
+
 def read_heard(dump_dir: Path, data_dir: Path, talk: Talk, source: Talk) -> Iterator[Heard]:
-    """Say for each clip of a dump dir what is heard in it, in terms of the recordings that are enrolled from.
+    """Say for each clip of a dump dir what is heard in it, in terms of the sessions that are enrolled from.
 
     Raises:
         UserError: a clip that does not come from the data dir, or a mixture whose sources are not in the source dirs.
     """
-    recs, sessions = set(talk.recs), talk.sessions()
+    session_of, speakers_of = dict(zip(talk.recs, talk.sessions)), talk.speakers_of_sessions()
     mixed = _Mixed.read(data_dir / "mixtures.jsonl", source) if _is_mixed(data_dir) else None
-    related = {} if mixed else {rec: [rec] for rec in recs} if source is talk else _related(recs, source.recs)
     path = dump_dir / "supervision"
     for line, (clip, value) in read_rows(path, 2, "make the clips first (stage 3)"):
-        span = _span(clip, recs)
+        span = _span(clip, session_of)
         if span is None:
             raise at(path, line, f"the clip '{clip}' is not of {data_dir}", "give the dir that it was cut from")
         rec, start, end = span
@@ -210,8 +240,8 @@ def read_heard(dump_dir: Path, data_dir: Path, talk: Talk, source: Talk) -> Iter
             speakers = list(dict.fromkeys(s["spk"] for s in json.loads(value)))
         except (ValueError, KeyError, TypeError):
             raise at(path, line, "not a list of segments with 'spk'", "make the clips again (stage 3)") from None
-        spans = mixed.spans(rec) if mixed else [(name, start, end) for name in related.get(rec, ())]
-        yield Heard(clip, speakers, sessions.get(rec, []), spans)
+        spans = mixed.spans(rec) if mixed else [(session_of[rec], start, end)]
+        yield Heard(clip, speakers, speakers_of.get(session_of[rec], ()), spans)
 
 
 @dataclass(frozen=True)
@@ -220,7 +250,7 @@ class _Mixed:
 
     number: dict[str, int]
     first: "array[int]"
-    recs: list[str]
+    sessions: list[str]
     rec: "array[int]"
     start: "array[float]"
     end: "array[float]"
@@ -228,7 +258,7 @@ class _Mixed:
     @classmethod
     def read(cls, path: Path, source: Talk) -> "_Mixed":
         """Read a manifest, and find its sources among the recordings by their audio or by the utterance's id."""
-        mixed = cls({}, array("q", [0]), source.recs, array("i"), array("d"), array("d"))
+        mixed = cls({}, array("q", [0]), source.sessions, array("i"), array("d"), array("d"))
         number = {rec: i for i, rec in enumerate(source.recs)}
         by_entry = {entry: i for i, (entry, _) in enumerate(source.audio)}
         for line, text in enumerate(read_text_lines(path, "make the mixtures first (stage 2)"), 1):
@@ -251,7 +281,8 @@ class _Mixed:
     def spans(self, mixture: str) -> list[Span]:
         """Return what is heard in a mixture."""
         k = self.number[mixture]
-        return [(self.recs[self.rec[i]], self.start[i], self.end[i]) for i in range(self.first[k], self.first[k + 1])]
+        return [(self.sessions[self.rec[i]], self.start[i], self.end[i])
+                for i in range(self.first[k], self.first[k + 1])]
 
 
 def _span(clip: str, recs: Collection[str]) -> Optional[Span]:
@@ -272,16 +303,6 @@ def _span(clip: str, recs: Collection[str]) -> Optional[Span]:
 
 def _is_mixed(data_dir: Path) -> bool:
     return (data_dir / "mixtures.jsonl").exists()
-
-
-def _related(sessions: Collection[str], sources: Iterable[str]) -> dict[str, list[str]]:
-    """Return the recordings of a source dir that have the time of each session: same id, or one that goes on."""
-    found: dict[str, list[str]] = {}
-    for name in sources:
-        for end in [m.start() for m in re.finditer("[_.-]", name)] + [len(name)]:
-            if name[:end] in sessions:
-                found.setdefault(name[:end], []).append(name)
-    return found
 
 
 def _choose(numbers: Sequence[int], count: int, chance: Chance) -> list[int]:

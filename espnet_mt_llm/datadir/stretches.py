@@ -4,8 +4,9 @@ import functools
 import itertools
 import json
 import math
+import re
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Collection, Iterable, Iterator, Optional, Sequence
 
@@ -19,13 +20,18 @@ from espnet_mt_llm.datadir.kaldi import DataDir, make_utt_id, read_map, read_num
 PAUSE = 0.5
 MARGIN = 1.0
 
-# Recording, start and end in seconds.
+# Session, start and end in seconds; the recordings of a session have the same time.
 Span = tuple[str, float, float]
+# Speaker, start and end in seconds.
+Run = tuple[Any, float, float]
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of the pool, seconds in its recording; ``channel`` counts from 1, None for a mono file."""
+    """A stretch of the pool, seconds in its recording.
+
+    ``channel`` counts from 1, None for a mono file; ``session`` is None where the recording is a session by itself.
+    """
 
     id: str
     spk: str
@@ -34,6 +40,7 @@ class Stretch:
     end: float
     wav: str
     channel: Optional[int] = None
+    session: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Pool:
 
     Attributes:
         speakers: sorted; stretch i of speaker k has ``first[k] <= i < first[k + 1]``.
-        recs, audio: the recordings, and the entry and channel of each.
+        recs, audio, sessions: the recordings, and the entry and channel of each, and its session.
         rec, start, end: (N,) int32, the recording's number and centiseconds.
     """
 
@@ -50,12 +57,14 @@ class Pool:
     first: np.ndarray
     recs: Sequence[str]
     audio: Sequence[tuple[str, Optional[int]]]
+    sessions: Sequence[str]
     rec: np.ndarray
     start: np.ndarray
     end: np.ndarray
 
     @classmethod
-    def of_rows(cls, spks: Sequence[str], recs: Sequence[str], audio: Sequence, rows: "array[int]") -> "Pool":
+    def of_rows(cls, spks: Sequence[str], recs: Sequence[str], audio: Sequence, sessions: Sequence[str],
+                rows: "array[int]") -> "Pool":
         """Sort rows of (speaker, recording, start, end) numbers, one after the other, into a pool."""
         table = np.frombuffer(rows, dtype=np.int32).reshape(-1, 4)
         used = sorted({spks[k] for k in np.unique(table[:, 0])})
@@ -64,7 +73,7 @@ class Pool:
         names = np.argsort(np.argsort(np.array(recs, dtype=object))) if len(recs) else np.zeros(0, int)
         order = np.lexsort((table[:, 2], names[table[:, 1]], spk))
         columns = (np.ascontiguousarray(table[order, i]) for i in (1, 2, 3))
-        return cls(used, np.searchsorted(spk[order], np.arange(len(used) + 1)), recs, audio, *columns)
+        return cls(used, np.searchsorted(spk[order], np.arange(len(used) + 1)), recs, audio, sessions, *columns)
 
     def __len__(self) -> int:
         return len(self.rec)
@@ -74,8 +83,14 @@ class Pool:
         return {spk: k for k, spk in enumerate(self.speakers)}
 
     @functools.cached_property
-    def _rec_number(self) -> dict[str, int]:
-        return {rec: k for k, rec in enumerate(self.recs)}
+    def _session_number(self) -> dict[str, int]:
+        return {session: k for k, session in enumerate(dict.fromkeys(self.sessions))}
+
+    @functools.cached_property
+    def _session(self) -> np.ndarray:
+        """Return (N,) the number of each stretch's session."""
+        of_rec = np.array([self._session_number[session] for session in self.sessions], dtype=np.int32)
+        return of_rec[self.rec]
 
     def of(self, spk: str) -> range:
         """Return the numbers of a speaker's stretches; an empty range for one who has none."""
@@ -87,17 +102,19 @@ class Pool:
         own = self.of(spk)
         part = slice(own.start, own.stop)
         keep = np.ones(len(own), dtype=bool)
-        for rec, start, end in spans:
+        for session, start, end in spans:
             before = self.end[part] <= (start - MARGIN) * 100 + 1e-6
             after = self.start[part] >= (end + MARGIN) * 100 - 1e-6
-            keep &= (self.rec[part] != self._rec_number.get(rec, -1)) | before | after
+            keep &= (self._session[part] != self._session_number.get(session, -1)) | before | after
         return (np.flatnonzero(keep) + own.start).tolist()
 
     def stretch(self, spk: str, number: int) -> Stretch:
         """Return the stretch ``number`` of a speaker."""
         rec = int(self.rec[number])
         start, end = int(self.start[number]) / 100, int(self.end[number]) / 100
-        return Stretch(make_utt_id(spk, self.recs[rec], start, end), spk, self.recs[rec], start, end, *self.audio[rec])
+        name, session = self.recs[rec], self.sessions[rec]
+        return Stretch(make_utt_id(spk, name, start, end), spk, name, start, end, *self.audio[rec],
+                       None if session == name else session)
 
     def seconds(self, spk: str) -> float:
         """Return how much of a speaker there is."""
@@ -123,6 +140,7 @@ class Pool:
         spks: dict[str, int] = {}
         recs: dict[str, int] = {}
         audio: list[tuple[str, Optional[int]]] = []
+        sessions: list[str] = []
         rows = array("i")
         for line, (_, value) in read_rows(path, 2, "make it: python -m espnet_mt_llm.bin.make_enrolment"):
             try:
@@ -132,9 +150,10 @@ class Pool:
                 rows.extend((spks.setdefault(s["spk"], len(spks)), rec, *times))
                 if rec == len(audio):
                     audio.append((s["wav"], s.get("channel")))
+                    sessions.append(s.get("session", s["rec"]))
             except (ValueError, KeyError, TypeError):
                 raise at(path, line, "not a stretch", "make it again: bin/make_enrolment") from None
-        return cls.of_rows(list(spks), list(recs), audio, rows)
+        return cls.of_rows(list(spks), list(recs), audio, sessions, rows)
 
 
 @dataclass(frozen=True)
@@ -144,13 +163,15 @@ class Talk:
     A set of 7,000 hours fits into some hundred megabytes in this way; as a ``DataDir`` it would not.
 
     Attributes:
-        recs, spks, audio: the recordings, the speakers, and the entry and channel of each recording.
+        recs, spks: the recordings and the speakers.
+        audio, sessions: the entry and channel of each recording, and the session that it is of.
         rec, spk, start, end: (N,) numbers of both, and seconds.
     """
 
     recs: list[str]
     spks: list[str]
     audio: list[tuple[str, Optional[int]]]
+    sessions: list[str]
     rec: np.ndarray
     spk: np.ndarray
     start: np.ndarray
@@ -158,9 +179,13 @@ class Talk:
 
     @classmethod
     def read(cls, *paths: Path) -> "Talk":
-        """Read ``wav.scp``, ``segments``, ``utt2spk``, ``reco2dur`` and ``channel`` of data dirs.
+        """Read ``wav.scp``, ``segments``, ``utt2spk``, ``reco2dur``, ``channel`` and ``reco2session`` of data dirs.
 
-        Of several dirs, recordings and speakers begin with the name of theirs, as in a simulation that has many.
+        Recordings of one meeting, as those of its headsets, have a line ``<recording> <session>`` in ``reco2session``;
+        a recording without one is a session by itself.
+
+        Of several dirs, recordings, sessions and speakers begin with the name of theirs, as in a simulation that has
+        many.
 
         Raises:
             UserError: file and line of what does not read or does not fit; dirs of the same name.
@@ -168,13 +193,16 @@ class Talk:
         numbers: dict[str, int] = {}
         spks: dict[str, int] = {}
         audio: list[tuple[str, Optional[int]]] = []
+        sessions: list[str] = []
         rec, spk, start, end = array("i"), array("i"), array("d"), array("d")
         for path in paths:
             data, prefix = _recordings(path), f"{path.name}_" if len(paths) > 1 else ""
+            reco2session = data.extra.get("reco2session", {})
             for name, entry in data.wav.items():
                 if numbers.setdefault(prefix + name, len(audio)) < len(audio):
                     raise at(path, None, f"two source dirs are called '{path.name}'", "rename one of them")
                 audio.append((entry, data.channel(name)))
+                sessions.append(prefix + (reco2session.get(name) or name))
             for name, who, first, last in _utterances(data):
                 rec.append(numbers[prefix + name])
                 spk.append(spks.setdefault(prefix + who, len(spks)))
@@ -182,34 +210,90 @@ class Talk:
                 end.append(min(last, data.reco2dur.get(name, math.inf)))
         columns = [np.frombuffer(c, dtype=c.typecode) for c in (rec, spk, start, end)]
         order = np.lexsort((columns[2], columns[0]))
-        return cls(list(numbers), list(spks), audio, *(c[order] for c in columns))
+        return cls(list(numbers), list(spks), audio, sessions, *(c[order] for c in columns))
 
-    def sessions(self) -> dict[str, list[str]]:
-        """Return the speakers of each recording."""
+    def beside(self, other: "Talk") -> "Talk":
+        """Return it as recorded in the sessions of ``other``, for data dirs without ``reco2session``.
+
+        A recording that is a session by itself joins the session whose id its own begins with: ``R1_M1`` is that of
+        ``R1_M1_N_SPK1``.
+        """
+        known = {*other.recs, *other.sessions}
+
+        def session_of(rec: str) -> str:
+            beginnings = (rec[: mark.start()] for mark in re.finditer("[_.-]", rec))
+            return next((name for name in beginnings if name in known), rec)
+
+        sessions = [session_of(rec) if rec == session else session for rec, session in zip(self.recs, self.sessions)]
+        return replace(self, sessions=sessions)
+
+    def speakers_of_sessions(self) -> dict[str, set[str]]:
+        """Return the speakers of each session."""
         pairs = np.unique(self.rec.astype(np.int64) * max(len(self.spks), 1) + self.spk)
-        found: dict[str, list[str]] = {}
+        found: dict[str, set[str]] = {}
         for rec, spk in zip(*np.divmod(pairs, max(len(self.spks), 1))):
-            found.setdefault(self.recs[rec], []).append(self.spks[spk])
+            found.setdefault(self.sessions[rec], set()).add(self.spks[spk])
         return found
 
+    def recordings_of_sessions(self) -> dict[str, list[int]]:
+        """Return the numbers of each session's recordings."""
+        found: dict[str, list[int]] = {}
+        for number, session in enumerate(self.sessions):
+            found.setdefault(session, []).append(number)
+        return found
 
-def find_stretches(talk: Talk, speakers: Collection[str], shortest: float, longest: float) -> Pool:
-    """Find the stretches of ``speakers`` in a data dir, one recording after the other."""
-    wanted, rows = set(speakers), array("i")
+    @functools.cached_property
+    def _bounds(self) -> list[int]:
+        return np.searchsorted(self.rec, np.arange(len(self.recs) + 1)).tolist()
+
+    def utterances(self, rec: int) -> list[tuple[str, float, float]]:
+        """Return (speaker, start, end) of the recording with the number ``rec``."""
+        part = slice(self._bounds[rec], self._bounds[rec + 1])
+        spks = [self.spks[k] for k in self.spk[part].tolist()]
+        return list(zip(spks, self.start[part].tolist(), self.end[part].tolist()))
+
+
+def find_stretches(talk: Talk, speakers: Collection[str], shortest: float, longest: float,
+                   known: Optional[Talk] = None) -> Pool:
+    """Find the stretches of ``speakers`` in a data dir, one session after the other.
+
+    Alone is who talks alone in all recordings of the session, and by what else is known of it: the talk of another
+    data dir.
+    """
+    wanted, number, rows = set(speakers), {spk: k for k, spk in enumerate(talk.spks)}, array("i")
     low, high = math.ceil(shortest * 100 - 1e-6), math.floor(longest * 100 + 1e-6)
-    bounds = np.searchsorted(talk.rec, np.arange(len(talk.recs) + 1))
-    for rec, (first, last) in enumerate(progress(itertools.pairwise(bounds), "stretches", len(talk.recs))):
-        part = slice(first, last)
-        spans = zip(talk.spk[part].tolist(), talk.start[part].tolist(), talk.end[part].tolist())
-        for spk, start, end in solo_runs(spans):
-            if talk.spks[spk] in wanted:
-                for a, b in divide_run(start, end, low, high):
-                    rows.extend((spk, rec, a, b))
-    return Pool.of_rows(talk.spks, talk.recs, talk.audio, rows)
+    elsewhere = known.recordings_of_sessions() if known else {}
+    for session, recs in progress(talk.recordings_of_sessions().items(), "stretches"):
+        of_recs = [talk.utterances(rec) for rec in recs]
+        more = [known.utterances(rec) for rec in elsewhere.get(session, ())] if known else []
+        alone = list(solo_runs(itertools.chain(*of_recs, *more)))
+        for rec, utterances in zip(recs, of_recs):
+            for spk, start, end in common_runs(alone, list(solo_runs(utterances))):
+                if spk in wanted:
+                    for a, b in divide_run(start, end, low, high):
+                        rows.extend((number[spk], rec, a, b))
+    return Pool.of_rows(talk.spks, talk.recs, talk.audio, talk.sessions, rows)
 
 
-def solo_runs(utterances: Iterable[tuple[Any, float, float]]) -> Iterator[tuple[Any, float, float]]:
-    """Find where one speaker of a recording talks alone, pauses up to :data:`PAUSE` included.
+def common_runs(first: Sequence[Run], second: Sequence[Run]) -> Iterator[Run]:
+    """Find where two lists of runs have the same speaker; in each, runs are by time and do not overlap.
+
+    >>> list(common_runs([("a", 0, 4), ("b", 5, 9)], [("a", 1, 2), ("a", 3, 6), ("b", 6, 8)]))
+    [('a', 1, 2), ('a', 3, 4), ('b', 6, 8)]
+    """
+    i = k = 0
+    while i < len(first) and k < len(second):
+        start, end = max(first[i][1], second[k][1]), min(first[i][2], second[k][2])
+        if first[i][0] == second[k][0] and start < end:
+            yield first[i][0], start, end
+        if first[i][2] <= second[k][2]:
+            i += 1
+        else:
+            k += 1
+
+
+def solo_runs(utterances: Iterable[Run]) -> Iterator[Run]:
+    """Find where one of several speakers talks alone, pauses up to :data:`PAUSE` included.
 
     Args:
         utterances: (speaker, start, end) in any order; those of one speaker may overlap.
@@ -224,7 +308,7 @@ def solo_runs(utterances: Iterable[tuple[Any, float, float]]) -> Iterator[tuple[
     # At the same time an end comes before a begin.
     events.sort(key=lambda event: event[:2])
     talking: dict[Any, int] = {}
-    run: Optional[tuple[Any, float, float]] = None
+    run: Optional[Run] = None
     for (time, step, spk), (until, _, _) in itertools.pairwise([*events, (math.inf, 0, None)]):
         talking[spk] = talking.get(spk, 0) + step
         if not talking[spk]:
@@ -256,7 +340,7 @@ def _recordings(path: Path) -> DataDir:
     if not path.is_dir():
         raise at(path, None, "no such data directory", "prepare it first (stage 1)")
     reco2dur = read_numbers(path / "reco2dur") if (path / "reco2dur").exists() else {}
-    extra = {"channel": read_map(path / "channel")} if (path / "channel").exists() else {}
+    extra = {name: read_map(path / name) for name in ("channel", "reco2session") if (path / name).exists()}
     return DataDir(path, read_map(path / "wav.scp"), [], reco2dur, extra)
 
 

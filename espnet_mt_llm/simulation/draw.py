@@ -13,6 +13,7 @@ import numpy as np
 
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, derive_seed, progress
 from espnet_mt_llm.datadir.audio import duration
+from espnet_mt_llm.datadir.enrolment import write_source_dirs
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map
 from espnet_mt_llm.simulation.config import STATISTICS, SimulationConfig
 from espnet_mt_llm.simulation.conversations import TICK, FittedSteps, Pool, Turn, concatenated_steps, converse
@@ -284,6 +285,8 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
             sources = replace(sources, utterances=spoken_alone(sources.utterances))
         beside = replace(config, noise_scp=_list(config.noise_scp, data_dir), rir_scp=_list(config.rir_scp, data_dir))
         drawn = draw_mixtures(sources, beside, name, statistics, nj)
+        # For enrolment, which is from the same data dirs.
+        write_source_dirs(out, config.sources)
         numbers[name] = write_set(progress(drawn, f"drawing {name}", sum(config.num_mixtures.values())), config, out)
         if config.conversation:
             write_report(config, statistics, out)
