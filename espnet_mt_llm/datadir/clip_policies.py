@@ -55,18 +55,25 @@ def whole(utterances: Sequence[Utterance], duration: float, rules: Rules) -> lis
 def utterance_group(utterances: Sequence[Utterance], duration: float, rules: Rules) -> list[Cut]:
     """Join consecutive utterances up to ``max_clip`` seconds; cut only where nobody speaks.
 
-    Utterances that overlap form an island, which is never cut: one that is longer than ``max_clip`` becomes a clip of
-    its own. A cut lies in the middle of a pause, at most a quarter of a second from the speech.
+    Utterances that overlap form an island, which is not cut unless it is longer than ``max_clip``: such a one is cut as
+    :func:`no_overlap_cut` does, into clips of its own. A cut in a pause lies in the middle of it, at most a quarter of a
+    second from the speech.
     """
     islands = _islands(utterances)
     groups: list[tuple[float, float]] = []
+    joinable = False
     for (start, end), grown in zip(islands, _grown(islands, duration)):
-        fits = grown[1] - grown[0] <= rules.max_clip
-        first, last = grown if fits else (start, min(end, duration))
-        if groups and last - groups[-1][0] <= rules.max_clip:
+        end = min(end, duration)
+        first, last = grown if grown[1] - grown[0] <= rules.max_clip else (start, end)
+        if end - start > rules.max_clip:
+            border = [_Point(t, t, speech, speech, False) for t, speech in zip(grown, (start, end))]
+            groups += _spans([border[0], *_solo_points(utterances, start, end), border[1]], rules.max_clip)
+            joinable = False
+        elif joinable and last - groups[-1][0] <= rules.max_clip:
             groups[-1] = (groups[-1][0], last)
         else:
             groups.append((first, last))
+            joinable = True
     return _cuts(utterances, groups)
 
 
@@ -90,16 +97,10 @@ def no_overlap_cut(utterances: Sequence[Utterance], duration: float, rules: Rule
     points = [_Point(grown[0][0], grown[0][0], islands[0][0], islands[0][0], False)]
     for i, (start, end) in enumerate(islands):
         if end - start > rules.max_clip:
-            points += [_Point(t, t, t, t, True) for t in _solo_instants(utterances, start, end)]
+            points += _solo_points(utterances, start, end)
         n = min(i + 1, len(islands) - 1)
         points.append(_Point(grown[i][1], grown[n][0], end, islands[n][0], False))
-    chosen = _fewest(points, rules.max_clip)
-    spans = []
-    for a, b in zip(chosen, chosen[1:]):
-        span = (points[a].after, points[b].before)
-        fits = span[1] - span[0] <= rules.max_clip
-        spans.append(span if fits else (points[a].speech_after, points[b].speech_before))
-    return _cuts(utterances, spans)
+    return _cuts(utterances, _spans(points, rules.max_clip))
 
 
 def random_40_50(utterances: Sequence[Utterance], duration: float, rules: Rules) -> list[Cut]:
@@ -187,6 +188,17 @@ class _Point(NamedTuple):
         return max(0.0, 2 * _MARGIN - (self.speech_after - self.speech_before))
 
 
+def _spans(points: Sequence[_Point], max_clip: float) -> list[tuple[float, float]]:
+    """Cut at the best of the points; silence is kept at the ends of a clip where it still fits."""
+    chosen = _fewest(points, max_clip)
+    spans = []
+    for a, b in zip(chosen, chosen[1:]):
+        span = (points[a].after, points[b].before)
+        fits = span[1] - span[0] <= max_clip
+        spans.append(span if fits else (points[a].speech_after, points[b].speech_before))
+    return spans
+
+
 def _fewest(points: Sequence[_Point], max_clip: float) -> list[int]:
     """Choose points from the first to the last, for the least cost; return their numbers.
 
@@ -211,6 +223,10 @@ def _fewest(points: Sequence[_Point], max_clip: float) -> list[int]:
     while chosen[-1]:
         chosen.append(previous[chosen[-1]])
     return chosen[::-1]
+
+
+def _solo_points(utterances: Sequence[Utterance], start: float, end: float) -> list[_Point]:
+    return [_Point(t, t, t, t, True) for t in _solo_instants(utterances, start, end)]
 
 
 def _solo_instants(utterances: Sequence[Utterance], start: float, end: float) -> list[float]:

@@ -105,10 +105,8 @@ def read_map(path: Pathlike) -> dict[str, str]:
 def read_lines(path: Pathlike) -> Iterator[tuple[str, str]]:
     """Yield what :func:`read_map` returns, and raise what it raises, a line at a time as long as the ids ascend."""
     before, count = "", 0
-    if not Path(path).is_file():
-        read_map(path)
-    with open(path, encoding="utf-8", errors="strict", newline="\n") as f:
-        try:
+    try:
+        with open(path, encoding="utf-8", newline="\n") as f:
             for line in f:
                 key, _, value = line.replace("\t", " ").strip(" \r\n").partition(" ")
                 if key <= before:
@@ -117,9 +115,9 @@ def read_lines(path: Pathlike) -> Iterator[tuple[str, str]]:
                 before, count = key, count + 1
             else:
                 return
-        except UnicodeDecodeError:
-            # The line that is named is found by reading the file as a whole.
-            pass
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
+        # Reading the file as a whole tells what is wrong, and on which line.
+        pass
     yield from islice(read_map(path).items(), count, None)
 
 
@@ -129,8 +127,8 @@ class Lookup:
     A file or questions in another order are no mistake, but hold the map in memory.
     """
 
-    def __init__(self, path: Pathlike, lines: Callable[[Pathlike], Iterator[tuple[str, str]]] = read_lines):
-        self._path, self._lines, self._read = path, lines(path), lines
+    def __init__(self, path: Pathlike):
+        self._path, self._lines = path, read_lines(path)
         self._key, self._value = "", ""
         self._asked = ""
         self._held: Optional[dict[str, str]] = None
@@ -138,8 +136,7 @@ class Lookup:
     def get(self, key: str) -> Optional[str]:
         """Return the value of an id, None where the file has no such id."""
         if self._held is None and not self._advance(key):
-            self._lines.close()
-            self._held = dict(self._read(self._path))
+            self._held = dict(read_lines(self._path))
         if self._held is not None:
             return self._held.get(key)
         return self._value if self._key == key else None
@@ -408,9 +405,10 @@ def _segments(path: Pathlike) -> Iterator[tuple[str, tuple[str, float, float]]]:
     for line, (utt, value) in enumerate(read_lines(path), 1):
         try:
             rec, start, end = value.split()
-            yield utt, (rec, float(start), float(end))
+            span = (rec, float(start), float(end))
         except ValueError:
             raise at(path, line, f"found '{utt} {value}'", "expected '<utterance> <recording> <start> <end>'") from None
+        yield utt, span
 
 
 def read_table(path: Pathlike) -> dict[str, str]:

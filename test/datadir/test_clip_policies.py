@@ -103,9 +103,29 @@ def test_no_overlap_cut(meeting, max_clip):
                     aside = instant in edges or u.end - u.start < 0.05 * len(units)
                     assert aside or len(talking(utterances, instant)) != 1, "one talks alone, between two words"
     groups = utterance_group(utterances, duration, Rules(max_clip))
-    if all(group.end - group.start <= max_clip for group in groups):
+    of_groups = Counter(u.utt for group in groups for u in group.utterances)
+    if all(group.end - group.start <= max_clip for group in groups) and max(of_groups.values()) == 1:
         assert max(pieces.values()) == 1, "an utterance is split only where it must be"
         assert len(cuts) <= len(groups)
+
+
+def test_a_long_island_is_cut_where_one_speaker_talks():
+    """Groups beside it stay as they are; without such a point it stays long."""
+    utterances = [
+        utterance("a", 1.0, 3.0, "hello"),
+        utterance("a", 10.0, 18.0, "one two three four"),
+        utterance("b", 17.0, 25.0, "five six seven eight"),
+        utterance("a", 30.0, 32.0, "bye"),
+    ]
+    cuts = utterance_group(utterances, 40.0, Rules(9.0))
+    assert [(cut.start, cut.end) for cut in cuts] == [(0.75, 3.25), (9.75, 16.0), (16.0, 25.0), (29.75, 32.25)]
+    assert [[u.text for u in cut.utterances] for cut in cuts] == [
+        ["hello"], ["one two three"], ["four", "five six seven eight"], ["bye"]
+    ]
+    assert utterance_group(utterances, 40.0, Rules(16.0))[1].utterances == utterances[1:3], "one that fits is not cut"
+    together = [utterance("a", 1.0, 12.0, "one two"), utterance("b", 1.0, 12.0, "three four")]
+    (cut,) = utterance_group(together, 40.0, Rules(9.0))
+    assert (cut.start, cut.end, cut.utterances) == (1.0, 12.0, together)
 
 
 def best_by_trying(islands, max_clip):
