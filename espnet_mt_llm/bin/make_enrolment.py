@@ -12,7 +12,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_dir", required=True, help="session dir that the clips were cut from")
     parser.add_argument("--dump_dir", required=True, help="its clips; the lists are written here")
     parser.add_argument("--source_dir", dest="source_dirs", nargs="+", default=[],
-                        help="data dirs to enrol from instead, e.g. near-field; for mixtures those of their sources")
+                        help="data dirs to enrol from instead, e.g. near-field; mixtures know those of their sources")
     parser.add_argument("--min", dest="shortest", type=float, default=2.0, help="shortest stretch in seconds")
     parser.add_argument("--max", dest="longest", type=float, default=10.0, help="longest stretch in seconds")
     parser.add_argument("--num_stretches", type=int, default=3, help="at most so many are registered for a speaker")

@@ -259,19 +259,23 @@ class _Mixed:
     def read(cls, path: Path, source: Talk) -> "_Mixed":
         """Read a manifest, and find its sources among the recordings by their audio or by the utterance's id."""
         mixed = cls({}, array("q", [0]), source.sessions, array("i"), array("d"), array("d"))
-        number = {rec: i for i, rec in enumerate(source.recs)}
-        by_entry = {entry: i for i, (entry, _) in enumerate(source.audio)}
+        by_name = {rec: [i] for i, rec in enumerate(source.recs)}
+        # A file of several channels, or one that is in two source dirs, is several recordings of the same time.
+        by_entry: dict[str, list[int]] = {}
+        for i, (entry, _) in enumerate(source.audio):
+            by_entry.setdefault(entry, []).append(i)
         for line, text in enumerate(read_text_lines(path, "make the mixtures first (stage 2)"), 1):
             try:
                 mixture = json.loads(text)
                 for s in mixture["sources"]:
-                    rec = by_entry.get(s["wav"], number.get(s["utt"]))
-                    if rec is None:
+                    recs = by_entry.get(s["wav"]) or by_name.get(s["utt"])
+                    if not recs:
                         raise at(path, line, f"the source '{s['utt']}' of '{mixture['id']}' is in no --source_dir",
                                  "name all data dirs that the mixtures were made from")
-                    mixed.rec.append(rec)
-                    mixed.start.append(s["start"])
-                    mixed.end.append(s["end"])
+                    for rec in recs:
+                        mixed.rec.append(rec)
+                        mixed.start.append(s["start"])
+                        mixed.end.append(s["end"])
                 mixed.number[mixture["id"]] = len(mixed.number)
             except (ValueError, KeyError, TypeError):
                 raise at(path, line, "not a mixture", "make the manifest again (stage 2)") from None

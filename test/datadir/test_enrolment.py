@@ -1,6 +1,9 @@
 """Enrolment: stretches hold one speaker, nothing of a clip is enrolled, distractors come from elsewhere."""
 
 import json
+import shutil
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -9,13 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import Chance, UserError
+from espnet_mt_llm.corpora.alimeeting import find_recordings, read_far, read_near
 from espnet_mt_llm.datadir.audio import write_audio
 from espnet_mt_llm.datadir.clip_policies import Rules, utterance_group
 from espnet_mt_llm.datadir.clips import Clip, make_clips, supervision
-from espnet_mt_llm.datadir.enrolment import Heard, make_enrolment, read_registration, register
+from espnet_mt_llm.datadir.enrolment import (Heard, make_enrolment, read_registration, register,
+                                             write_source_dirs)
 from espnet_mt_llm.datadir.kaldi import DataDir, read_map, write_map
-from espnet_mt_llm.datadir.stretches import MARGIN, PAUSE, Pool, divide_run, solo_runs
+from espnet_mt_llm.datadir.stretches import MARGIN, PAUSE, Pool, common_runs, divide_run, solo_runs
 from espnet_mt_llm.datadir.textgrid import read_textgrid
+from espnet_mt_llm.simulation.config import SimulationConfig
+from espnet_mt_llm.simulation.draw import draw_sets
 
 UTTERANCES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60000), st.integers(0, 3000)), max_size=40)
 
@@ -101,7 +108,8 @@ def test_real_meetings(real_data, tmp_path):
     data = data.write(tmp_path / "data")
     write_clips(data, tmp_path / "dump")
     found = make_enrolment(tmp_path / "data", tmp_path / "dump")
-    assert (len(found.seconds), found.complete, found.clips) == (15, 180, 180) and found.stretches > 800
+    assert len(found.seconds) == 15 and found.stretches > 800
+    assert found.complete == found.clips == len(read_map(tmp_path / "dump" / "supervision")) > 150
     assert found.fewest_distractors == 11, "all speakers of the other three meetings, however many are asked for"
     pool = {k: json.loads(v) for k, v in read_map(tmp_path / "dump" / "enrolment").items()}
     for name, s in pool.items():
@@ -120,6 +128,71 @@ def test_real_meetings(real_data, tmp_path):
         assert not in_session[rec] & set(registration.distractors)
         assert len(set(registration.distractors)) == 15 - len(in_session[rec])
     assert set(read_map(tmp_path / "dump" / "spk2enrolment")) == {u.spk for u in data.utterances}
+
+
+@pytest.fixture(scope="session")
+def eval_ali(real_data, tmp_path_factory):
+    """The four real Eval meetings as far and near data dirs, and their clips; the audio is never read."""
+    out = tmp_path_factory.mktemp("eval_ali")
+    for field, read in (("far", partial(read_far, channel=1)), ("near", read_near)):
+        recordings = find_recordings(real_data / "alimeeting" / f"Eval_Ali_{field}", field)
+        sessions = [s for r in recordings for s in read(replace(r, audio=(f"/corpus/{r.id}.wav",)), profile="zh_char")]
+        segments = [s for session in sessions for s in session.segments]
+        ends = {s.id: max(u["end_time"] for u in s.segments) for s in sessions}
+        data = DataDir.from_seglst(segments, {s.id: s.audio for s in sessions}, ends)
+        for name in {name for session in sessions for name in session.extra}:
+            data.extra[name] = {session.id: session.extra[name] for session in sessions}
+        write_clips(data.write(out / "data" / field), out / "dump" / field)
+    return out
+
+
+@pytest.mark.parametrize("clips, source, mapped", [("far", "near", True), ("near", None, True), ("near", "far", True),
+                                                    ("far", "near", False), ("near", "far", False)])
+def test_real_headsets_are_one_meeting(eval_ali, tmp_path, clips, source, mapped):
+    """Nobody of the whole meeting talks in a stretch, no stretch touches its clip's time, no distractor is there."""
+    shutil.copytree(eval_ali / "data", tmp_path / "data")
+    shutil.copytree(eval_ali / "dump" / clips, tmp_path / "dump")
+    if not mapped:
+        (tmp_path / "data" / "near" / "reco2session").unlink()
+    source_dirs = [tmp_path / "data" / source] if source else []
+    found = make_enrolment(tmp_path / "data" / clips, tmp_path / "dump", source_dirs=source_dirs)
+    assert len(found.seconds) == 15 and found.stretches > 800 and found.clips > 150
+    assert found.fewest_distractors == 11 and found.complete > 0.98 * found.clips
+
+    talk = {}
+    for u in DataDir.read(eval_ali / "data" / "far").utterances:
+        talk.setdefault(u.rec, []).append(u)
+    pool = {k: json.loads(v) for k, v in read_map(tmp_path / "dump" / "enrolment").items()}
+    for s in pool.values():
+        assert {u.spk for u in talk[s["rec"][:11]] if u.start < s["end"] and u.end > s["start"]} == {s["spk"]}
+        assert s.get("session", s["rec"]) == s["rec"][:11] and s["wav"] == f"/corpus/{s['rec']}.wav"
+    for clip, registration in read_registration(tmp_path / "dump").items():
+        rec, start, end = clip.rsplit("-", 2)
+        assert not {u.spk for u in talk[rec[:11]]} & set(registration.distractors)
+        for spk, names in registration.speakers.items():
+            for s in map(pool.get, names):
+                far = s["end"] <= int(start) / 100 - MARGIN + 1e-6 or s["start"] >= int(end) / 100 + MARGIN - 1e-6
+                assert s["spk"] == spk and (s["rec"][:11] != rec[:11] or far)
+
+
+def test_the_far_field_knows_who_has_no_headset(meetings):
+    """'y' was not recorded; the far transcript says when his voice is in the headset of 'x'."""
+    near = [segment("M1_N_x", "x", 0, 6), segment("M1_N_x", "x", 8, 14), segment("M1_N_x", "x", 20, 26)]
+    data = DataDir.from_seglst(near, {"M1_N_x": "/near/x.wav"}, {"M1_N_x": 120.0})
+    data.extra["reco2session"] = {"M1_N_x": "M1"}
+    data.write(meetings / "near")
+    make_enrolment(meetings / "data", meetings / "dump", source_dirs=[meetings / "near"])
+    assert [line.split()[0] for line in (meetings / "dump" / "enrolment").read_text().splitlines()] == [
+        "x-M1_N_x-0000000-0000600", "x-M1_N_x-0000800-0001000", "x-M1_N_x-0002000-0002600"]
+
+
+@given(UTTERANCES, UTTERANCES)
+def test_common_runs(first, second):
+    runs = [list(solo_runs([(spk, start, start + n) for spk, start, n in rows])) for rows in (first, second)]
+    cells = [{t: spk for spk, a, b in found for t in range(a, b)} for found in runs]
+    common = list(common_runs(*runs))
+    assert all(a < b for _, a, b in common)
+    assert {(t, spk) for spk, a, b in common for t in range(a, b)} == cells[0].items() & cells[1].items()
 
 
 def test_the_same_bytes_each_time_and_others_with_another_seed(meetings):
@@ -246,8 +319,54 @@ def test_mixtures_enrol_from_other_utterances_of_their_speakers(mixtures):
     assert registration.distractors == [], "'c' is in the source dir but not in this set"
 
 
+def test_mixtures_know_their_sources(mixtures, run):
+    make_enrolment(mixtures / "data", mixtures / "dump", source_dirs=[mixtures / "source"])
+    before = files(mixtures / "dump")
+    write_source_dirs(mixtures / "data", ["source"])
+    for name in ("enrolment", "registration"):
+        (mixtures / "dump" / name).unlink()
+    ran = run("make_enrolment", "--data_dir", mixtures / "data", "--dump_dir", mixtures / "dump")
+    assert ran.returncode == 0, ran.stderr
+    assert files(mixtures / "dump") == before
+
+
+@pytest.mark.parametrize("source", ["near", ["near", "more"]])
+def test_a_simulated_set_enrols_without_an_option(tmp_path, source):
+    """Drawn from people who talk at once: what is enrolled is said alone, and not in the mixture."""
+    write_audio(tmp_path / "M1.wav", np.full(16000 * 60, 1000, dtype=np.int16), 16000)
+    near = [segment(f"M1_{spk}", spk, 10.0 * k + late, 10.0 * k + 6)
+            for k in range(6) for spk, late in (("a", 0), ("b", 3))]
+    for name in ("near", "more"):
+        data = DataDir.from_seglst(near, {f"M1_{spk}": str(tmp_path / "M1.wav") for spk in "ab"})
+        data.extra["reco2session"] = {"M1_a": "M1", "M1_b": "M1"}
+        data.write(tmp_path / "data" / name)
+    where = {"source": source, "num_mixtures": {2: 12}, "write": False}
+    draw_sets({"sim": SimulationConfig.parse(where, "test")}, tmp_path / "data")
+    assert (tmp_path / "data" / "sim" / "source_dirs").read_text().split() == ([source] if source == "near" else source)
+    make_clips(tmp_path / "data" / "sim", tmp_path / "dump", policy="whole")
+    found = make_enrolment(tmp_path / "data" / "sim", tmp_path / "dump")
+    assert found.clips == 12 and found.stretches
+    pool = {k: json.loads(v) for k, v in read_map(tmp_path / "dump" / "enrolment").items()}
+    assert {(s["start"] % 10, s["end"] % 10) for s in pool.values()} == {(0, 3)}, "'b' never talks alone"
+    mixtures = map(json.loads, (tmp_path / "data" / "sim" / "mixtures.jsonl").read_text().splitlines())
+    heard = {m["id"]: [(s["start"], s["end"]) for s in m["sources"]] for m in mixtures}
+    for clip, registration in read_registration(tmp_path / "dump").items():
+        for spk, names in registration.speakers.items():
+            assert bool(names) == spk.endswith("a")
+            assert not any(pool[name]["start"] < end and pool[name]["end"] > start for name in names
+                           for start, end in heard[clip]), "both dirs have the same files"
+
+
 def test_mixtures_and_their_sources_have_to_fit(mixtures):
-    with pytest.raises(UserError, match="data: mixtures enrol from the data dirs of their sources; name them: --sour"):
+    with pytest.raises(UserError, match="data: mixtures enrol from the data dirs of their sources, and no source_dirs "
+                                        "names them; name them: --source_dir data/…, or make the set again"):
+        make_enrolment(mixtures / "data", mixtures / "dump")
+    write_source_dirs(mixtures / "data", ["source", "elsewhere"])
+    with pytest.raises(UserError, match="data/source_dirs:2: no data dir .*/elsewhere to enrol from; prepare it .stage "
+                                        "1., or name where the sources are: --source_dir"):
+        make_enrolment(mixtures / "data", mixtures / "dump")
+    (mixtures / "data" / "source_dirs").write_text("source\n\n")
+    with pytest.raises(UserError, match="source_dirs:2: 0 columns, expected 1; name the data dirs: --source_dir"):
         make_enrolment(mixtures / "data", mixtures / "dump")
     wav = read_map(mixtures / "source" / "wav.scp")
     write_map(mixtures / "source" / "wav.scp", {**wav, "a-1": "/moved/a-1.flac"})
