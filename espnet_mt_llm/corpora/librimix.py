@@ -16,14 +16,18 @@ sources and noise equals the official generator's 16-bit files; nothing has to b
 (``simulation/librimix.py``).
 
 Conditions. ``plain``: all sources begin at 0, as published. ``offset``: later sources begin later. Two talkers: after
-1.0-1.5 s, three talkers: after 1.0-1.5 s and 2.5-3.0 s; from the columns ``offset`` or ``offset1, offset2`` of the CSV
-files of ``Libri2Mix_offset`` and ``Libri3Mix_offset`` where they are given, otherwise drawn for each mixture id. Zeros
-are put in front of the source, ``int(offset * 16000)`` of them. Never compare scores of the two conditions.
+1.0-1.5 s, three talkers: after 1.0-1.5 s and 2.5-3.0 s; from the columns ``offset`` or ``offset1, offset2`` of other
+CSV files, which LibriMix itself does not have: ESPnet published those of two talkers (``metadta_Libri2Mix_offset``),
+github.com/hshi-speech/LibriMix-repo those of three (``metadta_Libri3Mix_offset``; dev, test, train-100). Without them
+offsets are drawn for each mixture id, with a warning; but dev and test of three talkers, which results are published
+of, are made of drawn ones only when that is asked for. Zeros are put in front of the source, ``int(offset * 16000)`` of
+them. Never compare scores of the two conditions, nor of drawn and published offsets.
 
 Times. A talker's segment goes from the onset to the end of its speech, which is measured: LibriSpeech files begin with
 silences of 0.1 to 1 s and more, so the order of talkers in ``plain`` is that of the measured onsets. Onsets less than
 50 ms apart are a tie and put in order by the reader's id. ``utt2sot_order`` has the readers of each mixture in that
-order, with a ``~`` between those that tie: ``<mixture> 1673 ~ 3536``.
+order, with a ``~`` between those that tie: ``<mixture> 1673 ~ 3536``. ``source_dirs`` names the data directories of
+LibriSpeech that the readers come from, beside the set's own: ``librispeech_dev_clean``.
 
 Known errors. 16-bit files are not protected from clipping. The CSV order of talkers means nothing.
 """
@@ -36,8 +40,10 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Mapping, Optional, Sequence
 
-from espnet_mt_llm.common import Chance, Pathlike, UserError, at, nearest
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, nearest
+from espnet_mt_llm.corpora import librispeech
 from espnet_mt_llm.corpora.librimix_files import (
+    OFFSETS_FROM,
     PARTS,
     NoiseFile,
     Row,
@@ -82,6 +88,7 @@ class Selection:
         types, conditions: of :data:`TYPES` and :data:`CONDITIONS`.
         rate: Hz, 16000 or 8000.
         mode: ``max`` or ``min``.
+        draw_offsets: draw the offsets of dev and test of three talkers, too, where the published ones are not there.
         debug: only the first mixtures of each CSV.
     """
 
@@ -91,6 +98,7 @@ class Selection:
     conditions: Sequence[str] = CONDITIONS
     rate: int = RATE
     mode: str = "max"
+    draw_offsets: bool = False
     debug: bool = False
 
     def __post_init__(self) -> None:
@@ -136,6 +144,25 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """Where everything comes from.
+
+    Attributes:
+        librispeech: the folder ``LibriSpeech`` or its parent.
+        metadata: the folder that has ``Libri2Mix``.
+        wham: ``wham_noise`` or its parent; None where no set needs noise.
+        offset_metadata: folders of CSV files with offsets; see :func:`librimix_files.offset_csv`.
+        speed_noise: what makes training noise that the official script has not made: ``sox`` or ``soxr``.
+    """
+
+    librispeech: Pathlike
+    metadata: Path
+    wham: Optional[Pathlike] = None
+    offset_metadata: Sequence[Pathlike] = ()
+    speed_noise: str = "sox"
+
+
+@dataclass(frozen=True)
 class Files:
     """The recordings that rows name, or what is wrong with them."""
 
@@ -148,6 +175,7 @@ class _Set:
     """The mixtures of a set, as the lines of its files."""
 
     lines: dict[str, str] = field(default_factory=dict)
+    sources: set[str] = field(default_factory=set)
     utterances: list[Utterance] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     maps: dict[str, dict[str, str]] = field(default_factory=lambda: {"utt2num_spk": {}, "utt2sot_order": {}})
@@ -155,87 +183,189 @@ class _Set:
 
 def prepare(librispeech_root: Pathlike, metadata: Pathlike, out: Pathlike, *, wham: Optional[Pathlike] = None,
             offset_metadata: Sequence[Pathlike] = (), select: Selection = Selection(), write: bool = False,
-            write_sources: bool = False, speed_noise: str = "sox", nj: int = 1,
+            write_sources: bool = False, speed_noise: str = "sox", prepare_librispeech: bool = False, nj: int = 1,
             allow_problems: bool = False) -> list[SetSummary]:
     """Make ``out/{train_100,train_360,dev,test}_{2mix,3mix,23mix}_{clean,both,single}[_offset]`` and print a table.
+
+    Below the table it says which sets were not made, and how to run the recipe with those that were.
 
     Args:
         librispeech_root: the folder ``LibriSpeech`` or its parent.
         metadata: the official ``metadata`` folder (with ``Libri2Mix/*.csv``) or its parent.
         wham: ``wham_noise`` or its parent; where there is no such folder, the clean sets alone are made.
-        offset_metadata: folders of CSV files with offsets, beside the ``Libri<n>Mix_offset`` near ``metadata``.
+        offset_metadata, speed_noise: see :class:`Inputs`.
         write, write_sources: see :class:`Output`.
-        speed_noise: what makes training noise that the official script has not made: ``sox`` or ``soxr``.
+        prepare_librispeech: make ``out/librispeech_<part>`` as well: of the parts that are selected, or of all.
 
     Raises:
         UserError: a folder is not what it should be, or mixtures have problems (``problems.tsv``) that are not allowed.
     """
     if speed_noise not in TOOLS:
         raise UserError(f"LibriMix' noise is not made by {speed_noise!r}; {nearest(speed_noise, TOOLS)}")
+    if write_sources and not write:
+        raise UserError("--write_sources true writes beside the mixtures; add --write true")
+    for folder in offset_metadata:
+        if not Path(folder).is_dir():
+            raise at(folder, None, "no such folder", "--offset_metadata names folders of CSV files with offsets")
     home, output, problems = metadata_home(metadata), Output(Path(out), write, write_sources), Problems(out)
-    types = _possible_types(select, wham, problems)
+    no_noise = _no_noise(select, wham, problems)
+    there, missing = chosen_parts(home, librispeech_root, select.parts, select.num_talkers)
+    inputs = Inputs(librispeech_root, home, None if no_noise else wham, offset_metadata, speed_noise)
     summaries = []
-    for part in chosen_parts(home, librispeech_root, select.parts, select.num_talkers):
-        limit = DEBUG_MIXTURES if select.debug else None
-        rows = {(n, condition): read_rows(offset_csv(home, offset_metadata, n, part) if condition == "offset" else
-                                          csv_path(home, n, part), n, limit)
-                for n in select.num_talkers for condition in select.conditions}
-        every = [row for of_csv in rows.values() for row in of_csv.good]
-        noisy = wham is not None and set(types) != {"clean"}
-        noise = find_noise(every, wham, output.folder / "wham_sp", speed_noise, nj) if noisy else {}
-        files = Files(find_speech(every, librispeech_root, nj), noise)
-        for condition, kind, talkers in itertools.product(select.conditions, types, select.groups()):
-            make = partial(make_mixture, files=files, kind=kind, condition=condition, rate=select.rate,
-                           mode=select.mode)
-            name = select.name(part, talkers, kind, condition)
-            summaries.append(_prepare_set(name, [rows[n, condition] for n in talkers], make, output, problems))
-    print(table(summaries), flush=True)
+    if prepare_librispeech:
+        chosen = [PARTS[part] for part in there] if select.parts else None
+        summaries = librispeech.prepare_parts(librispeech_root, out, problems, parts=chosen, nj=nj, debug=select.debug)
+    not_made = {f"{part}_*": lack for part, lack in missing.items()}
+    mixed = []
+    for part, lacks in there.items():
+        mixed += _prepare_part(part, lacks, no_noise, inputs, select, output, problems, not_made, nj)
+    print(table(summaries + mixed), flush=True)
+    made = {s.name for s in mixed if s.sessions}
+    print("".join(line + "\n" for line in _end(not_made, made, select)), end="", flush=True)
     problems.finish(allow_problems)
-    return summaries
+    if not made:
+        raise UserError("no set of mixtures was made")
+    return summaries + mixed
 
 
-def _possible_types(select: Selection, wham: Optional[Pathlike], problems: Problems) -> list[str]:
-    """Return the types that can be made; a folder that is there and is not WHAM! is a problem, a missing one is not."""
-    noisy = [kind for kind in select.types if kind != "clean"]
-    if not noisy:
-        return list(select.types)
+def _no_noise(select: Selection, wham: Optional[Pathlike], problems: Problems) -> str:
+    """Say why sets with noise cannot be made, if so; a folder that is there and is not WHAM! is a problem, too."""
+    if set(select.types) == {"clean"}:
+        return ""
     try:
         wham_home(wham or "wham_noise")
-        return list(select.types)
+        return ""
     except UserError as e:
         if "clean" not in select.types:
             raise
-        what = f"mix_{' and mix_'.join(noisy)}: not prepared, they need noise: {e}"
         if wham and Path(wham).is_dir():
-            problems.add("all", "noise", what)
+            problems.add("all", "noise", str(e))
+        return f"they need noise: {e}"
+
+
+def _end(not_made: Mapping[str, str], made: set[str], select: Selection) -> list[str]:
+    """Return the last lines of the output: sets that were not made and why, and a command that does without them."""
+    names: dict[str, list[str]] = {}
+    for name, reason in not_made.items():
+        names.setdefault(reason, []).append(name)
+    lines = [f"not made: {' '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
+    for condition, kind, group in itertools.product(("offset", "plain"), ("both", "clean"), ((2, 3), (2,), (3,))):
+        train, valid = ([name for part in parts if (name := select.name(part, group, kind, condition)) in made]
+                        for parts in (("train_100", "train_360"), ("dev",)))
+        tests = [name for n in group for part in ("dev", "test")
+                 if (name := select.name(part, (n,), kind, condition)) in made]
+        if train and valid and tests:
+            usual = (train[0], valid[0]) == ("train_100_23mix_both_offset", "dev_23mix_both_offset")
+            return lines if usual or not lines else [
+                *lines, "the recipe runs with what was made so: "
+                f"./run.sh --train_set {train[0]} --valid_set {valid[0]} --test_sets \"{' '.join(tests)}\""]
+    return lines
+
+
+def _prepare_part(part: str, lacks: Mapping[int, str], no_noise: str, inputs: Inputs, select: Selection, output: Output,
+                  problems: Problems, not_made: dict[str, str], nj: int) -> list[SetSummary]:
+    """Prepare the sets of a part; what cannot be made is put into ``not_made``: set -> why.
+
+    Args:
+        lacks: number of talkers -> the CSV that is not there.
+    """
+    why = {(n, condition): lack for n, lack in lacks.items() for condition in select.conditions}
+    csvs: dict[tuple[int, str], Rows] = {}
+    read: dict[Path, Rows | str] = {}
+    for n, condition in itertools.product(sorted({*select.num_talkers} - {*lacks}), select.conditions):
+        rows = _read(part, n, condition, inputs, select, read, problems)
+        if isinstance(rows, str):
+            why[n, condition] = rows
         else:
-            log.warning("%s", what)
-    return ["clean"]
+            csvs[n, condition] = rows
+    every = [row for rows in csvs.values() for row in rows.good]
+    noisy = inputs.wham is not None and set(select.types) != {"clean"}
+    noise = find_noise(every, inputs.wham, output.folder / "wham_sp", inputs.speed_noise, nj) if noisy else {}
+    files = Files(find_speech(every, inputs.librispeech, output.folder, nj), noise)
+    summaries, complaints = [], {}
+    for condition, kind, talkers in itertools.product(select.conditions, select.types, select.groups()):
+        name = select.name(part, talkers, kind, condition)
+        reasons = [why[n, condition] for n in talkers if (n, condition) in why]
+        if kind != "clean" and no_noise:
+            reasons.insert(0, no_noise)
+        if reasons:
+            not_made[name] = reasons[0]
+            continue
+        make = partial(make_mixture, files=files, kind=kind, condition=condition, rate=select.rate, mode=select.mode)
+        summaries.append(_prepare_set(name, [csvs[n, condition] for n in talkers], make, output, complaints))
+    _report(part, csvs, complaints, problems)
+    return summaries
+
+
+def _read(part: str, talkers: int, condition: str, inputs: Inputs, select: Selection, read: dict[Path, "Rows | str"],
+          problems: Problems) -> "Rows | str":
+    """Return the rows of a condition, which have offsets or whose offsets are drawn, or why there are none.
+
+    Args:
+        read: what has been read of this part: CSV -> its rows, or that it cannot be read.
+    """
+    usual = csv_path(inputs.metadata, talkers, part)
+    path = offset_csv(inputs.metadata, inputs.offset_metadata, talkers, part) if condition == "offset" else usual
+    if path not in read:
+        try:
+            read[path] = read_rows(path, talkers, DEBUG_MIXTURES if select.debug else None)
+            if path != usual and not read[path].has_offsets:
+                raise at(path, 1, "the columns offset (two talkers) or offset1, offset2 (three) are missing",
+                         f"get it again: {OFFSETS_FROM[talkers]}")
+        except UserError as e:
+            problems.add(f"{part}_{talkers}mix", path.name, str(e))
+            read[path] = f"{path} cannot be used, see {problems.path}"
+    rows = read[path]
+    if isinstance(rows, str) or condition == "plain" or rows.has_offsets:
+        return rows
+    where = (f"put the published ones ({OFFSETS_FROM[talkers]}) beside {inputs.metadata}, or name their folder: "
+             "--offset_metadata FOLDER")
+    if talkers == 3 and part in ("dev", "test") and not select.draw_offsets:
+        return (f"no offsets of three talkers; {where}; or draw offsets, which makes other mixtures than the published "
+                "ones: --draw_offsets true (both in ./run.sh --local_data_opts '…')")
+    log.warning("%s: has no offsets, they are drawn; %s", path, where)
+    return rows
 
 
 def _prepare_set(name: str, csvs: Sequence[Rows], make: Callable[[Row], tuple[Mixture, list[Utterance], str]],
-                 output: Output, problems: Problems) -> SetSummary:
+                 output: Output, complaints: dict[str, str]) -> SetSummary:
+    """Write a set; why a row is not in it is put into ``complaints``: file and line -> the first problem."""
     made = _Set()
     for row in itertools.chain.from_iterable(rows.good for rows in csvs):
-        with problems.of(name, row.id):
+        try:
             mixture, utterances, order = make(row)
-            made.lines[row.id] = mixture.to_json()
-            made.utterances += utterances
-            made.seconds[row.id] = mixture.num_samples / mixture.rate
-            made.maps["utt2num_spk"][row.id] = str(len(utterances))
-            made.maps["utt2sot_order"][row.id] = order
-            if output.write:
-                parts = [f"spk{k}" for k in range(1, len(mixture.sources) + 1)]
-                parts += ["noise1"] if mixture.noise else []
-                for part in parts if output.write_sources else []:
-                    path = output.folder / name / "audio" / part / f"{row.id}.wav"
-                    made.maps.setdefault(f"{part}.scp", {})[row.id] = str(path)
-    for row_id, problem in itertools.chain.from_iterable(rows.bad for rows in csvs):
-        problems.add(name, row_id, problem)
+        except UserError as e:
+            complaints.setdefault(row.where, str(e))
+            continue
+        made.lines[row.id] = mixture.to_json()
+        made.sources.update(librispeech.set_name(path.split("/")[0]) for path, _ in row.sources)
+        made.utterances += utterances
+        made.seconds[row.id] = mixture.num_samples / mixture.rate
+        made.maps["utt2num_spk"][row.id] = str(len(utterances))
+        made.maps["utt2sot_order"][row.id] = order
+        if output.write:
+            parts = [f"spk{k}" for k in range(1, len(mixture.sources) + 1)]
+            parts += ["noise1"] if mixture.noise else []
+            for part in parts if output.write_sources else []:
+                path = output.folder / name / "audio" / part / f"{row.id}.wav"
+                made.maps.setdefault(f"{part}.scp", {})[row.id] = str(path)
     if made.lines:
         _write(made, output, output.folder / name)
     return SetSummary(name, len(made.lines), len(made.utterances), len({u.spk for u in made.utterances}),
                       sum(made.seconds.values()))
+
+
+def _report(part: str, csvs: Mapping[tuple[int, str], Rows], complaints: Mapping[str, str], problems: Problems) -> None:
+    """Make one problem of each bad row of a CSV, in however many sets it is missing."""
+    once = {id(rows): (talkers, rows) for (talkers, _), rows in csvs.items()}  # conditions may share a CSV
+    for talkers, rows in once.values():
+        name = f"{part}_{talkers}mix"
+        for row in rows.good:
+            with problems.of(name, row.id):
+                if row.where in complaints:
+                    raise UserError(complaints[row.where])
+        for row_id, problem in rows.bad:
+            problems.add(name, row_id, problem)
 
 
 def make_mixture(row: Row, files: Files, kind: str, condition: str, rate: int,
@@ -326,6 +456,8 @@ def _write(made: _Set, output: Output, out: Path) -> None:
     wav = {key: str(out / "audio" / "mix" / f"{key}.wav") if output.write else render_command(manifest, key)
            for key in made.lines}
     DataDir(out, wav, made.utterances, made.seconds, {**made.maps, MANIFEST: made.lines}).write(out)
+    with atomic_open(out / "source_dirs") as f:
+        f.writelines(f"{name}\n" for name in sorted(made.sources))
 
 
 def _same_lines(path: Path, lines: Mapping[str, str]) -> bool:

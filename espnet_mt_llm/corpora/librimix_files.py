@@ -1,7 +1,7 @@
 """What LibriMix is made of: the rows of its CSV files, and the speech and noise recordings that they name."""
 
 import csv
-import logging
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,13 +15,15 @@ from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.corpora import librispeech, sources
 from espnet_mt_llm.corpora.meetings import absent
 from espnet_mt_llm.corpora.speech import in_parallel, same_making
-from espnet_mt_llm.datadir.audio import info, read_audio, write_audio
+from espnet_mt_llm.datadir.audio import read_audio, write_audio
+from espnet_mt_llm.datadir.kaldi import read_map, read_numbers, read_segments
 from espnet_mt_llm.simulation.librimix import JOIN, RATE, change_speed, no_sox
-
-log = logging.getLogger(__name__)
 
 URL = "https://github.com/JorisCos/LibriMix"
 WHAM_URL = "http://wham.whisper.ai"
+# Who published CSV files with offsets for a number of talkers.
+OFFSETS_FROM = {2: "https://github.com/espnet/espnet, egs2/librimix/sot_asr1/local/metadta_Libri2Mix_offset",
+                3: "https://github.com/hshi-speech/LibriMix-repo, local/metadta_Libri3Mix_offset"}
 PARTS = {"train_100": "train-clean-100", "train_360": "train-clean-360", "dev": "dev-clean", "test": "test-clean"}
 _SPEEDS = {"sp08": 0.8, "sp12": 1.2}
 
@@ -47,10 +49,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """The good rows of a CSV, and (id, problem) of the others."""
+    """The good rows of a CSV, (id, problem) of the others, and whether it has columns of offsets."""
 
     good: list[Row]
     bad: list[tuple[str, str]]
+    has_offsets: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,33 +108,42 @@ def csv_path(home: Path, talkers: int, part: str) -> Path:
 
 
 def offset_csv(home: Path, folders: Sequence[Pathlike], talkers: int, part: str) -> Path:
-    """Return the CSV with offsets, from ``folders`` or ``Libri<n>Mix_offset`` in or beside ``home``, else the usual."""
-    name = csv_path(home, talkers, part).name
-    places = [*map(Path, folders), *(place / f"Libri{talkers}Mix_offset" for place in (home, home.parent))]
-    there = (place / name for place in places if (place / name).exists())
-    return next(there, csv_path(home, talkers, part))
+    """Return the CSV with offsets, else the usual one.
+
+    It is looked for in ``folders``, and in folders named ``Libri<n>Mix_offset`` or ``metadta_Libri<n>Mix_offset`` (as
+    published; with and without the slip) in these and in and beside ``home``.
+    """
+    usual = csv_path(home, talkers, part)
+    given = list(map(Path, folders))
+    named = [parent / f"{prefix}Libri{talkers}Mix_offset" for parent in (*given, home, home.parent)
+             for prefix in ("", "metadta_", "metadata_")]
+    return next((folder / usual.name for folder in (*given, *named) if (folder / usual.name).exists()), usual)
 
 
-def chosen_parts(home: Path, root: Pathlike, wanted: Optional[Sequence[str]], talkers: Sequence[int]) -> list[str]:
-    """Return those of the wanted parts (None: all) that are there; the others are named in the log.
+def chosen_parts(home: Path, root: Pathlike, wanted: Optional[Sequence[str]],
+                 talkers: Sequence[int]) -> tuple[dict[str, dict[int, str]], dict[str, str]]:
+    """Return which of the wanted parts (None: all) are there, and what the others lack.
+
+    Returns:
+        (part -> number of talkers -> the CSV that it lacks, part -> what it lacks altogether).
 
     Raises:
         UserError: none is there.
     """
-    there, missing = [], []
+    there: dict[str, dict[int, str]] = {}
+    missing: dict[str, str] = {}
     for part in wanted or PARTS:
-        lacking = [str(path) for n in talkers if not (path := csv_path(home, n, part)).exists()]
+        csvs = {n: path for n in talkers if not (path := csv_path(home, n, part)).exists()}
+        lacking = [str(path) for path in csvs.values()] if len(csvs) == len(set(talkers)) else []
         if PARTS[part] not in librispeech.parts(root):
             lacking.append(f"{librispeech.home(root) / PARTS[part]} ({PARTS[part]}.tar.gz from {librispeech.URL})")
         if lacking:
-            missing.append(f"{part} (no {', no '.join(lacking)})")
+            missing[part] = f"no {', no '.join(lacking)}"
         else:
-            there.append(part)
-    if missing:
-        log.warning("left out: %s", "; ".join(missing))
+            there[part] = {n: f"no {path}" for n, path in csvs.items()}
     if not there:
-        raise UserError(f"nothing to prepare: {'; '.join(missing)}")
-    return there
+        raise UserError("nothing to prepare: " + "; ".join(f"{part} ({lack})" for part, lack in missing.items()))
+    return there, missing
 
 
 def read_rows(path: Path, talkers: int, limit: Optional[int] = None) -> Rows:
@@ -143,11 +155,12 @@ def read_rows(path: Path, talkers: int, limit: Optional[int] = None) -> Rows:
     Raises:
         UserError: no such file, or columns are missing.
     """
-    rows, seen = Rows([], []), set()
+    seen: set[str] = set()
     try:
         with open(path, encoding="utf-8", newline="") as f:
             reader = csv.DictReader(f)
             offsets = _check_columns(path, reader.fieldnames or (), talkers)
+            rows = Rows([], [], bool(offsets))
             for values in reader:
                 if limit is not None and len(seen) >= limit:
                     break
@@ -189,9 +202,12 @@ def _row(name: str, where: str, values: Mapping[str, Optional[str]], talkers: in
 
     def number(column: str) -> float:
         try:
-            return float(text(column))
+            value = float(text(column))
         except ValueError:
-            raise at(where, None, f"'{column}' is {values[column]!r}, not a number", "get the CSV again") from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise at(where, None, f"'{column}' is {values[column]!r}, not a number", "get the CSV again")
+        return value
 
     parts = tuple((text(f"source_{k}_path"), number(f"source_{k}_gain")) for k in range(1, talkers + 1))
     delays = tuple(number(column) for column in offsets)
@@ -200,26 +216,62 @@ def _row(name: str, where: str, values: Mapping[str, Optional[str]], talkers: in
     return Row(text("mixture_ID"), where, parts, text("noise_path"), number("noise_gain"), delays or None)
 
 
-def find_speech(rows: Iterable[Row], root: Pathlike, nj: int = 1) -> dict[str, "Speech | str"]:
-    """Return path below LibriSpeech -> its words and where speech is in it, or what is wrong with it."""
-    home = librispeech.home(root)
+def find_speech(rows: Iterable[Row], root: Pathlike, prepared: Path, nj: int = 1) -> dict[str, "Speech | str"]:
+    """Return path below LibriSpeech -> its words and where speech is in it, or what is wrong with it.
+
+    Args:
+        prepared: the folder of the data directories ``librispeech_<part>``; what they know of is not measured again.
+    """
+    home, there = librispeech.home(root), librispeech.parts(root)
     paths = sorted({path for row in rows for path, _ in row.sources})
-    texts = {part: librispeech.transcripts(root, part) for part in sorted({path.split("/")[0] for path in paths})
-             if part in librispeech.parts(root)}
+    texts: dict[str, Mapping[str, str] | UserError] = {}
+    known: dict[str, sources.Span] = {}
+    for part in sorted({path.split("/")[0] for path in paths} & set(there)):
+        known.update(_prepared_activity(prepared / librispeech.set_name(part)))
     found: dict[str, Speech | str] = {}
+    words: dict[str, str] = {}
     for path in paths:
-        part, utt = path.split("/")[0], Path(path).stem
-        if part not in texts:
+        part, folder, utt = path.split("/")[0], os.path.dirname(path), Path(path).stem
+        if part not in there:
             found[path] = f"{home / part}: no such part; get {part}.tar.gz from {librispeech.URL}"
-        elif utt not in texts[part]:
+            continue
+        if folder not in texts:
+            texts[folder] = _transcript(home / folder)
+        of_chapter = texts[folder]
+        if isinstance(of_chapter, UserError):
+            found[path] = str(of_chapter)
+        elif utt not in of_chapter:
             found[path] = f"{home / path}: has no transcript in its chapter's *.trans.txt; unpack {part}.tar.gz again"
-    measured = [path for path in paths if path not in found]
-    for path, activity in zip(measured, in_parallel(_activity, [str(home / p) for p in measured], nj, "LibriSpeech")):
-        if isinstance(activity, str):
-            found[path] = activity
         else:
-            found[path] = Speech(str(home / path), texts[path.split("/")[0]][Path(path).stem], *activity)
+            words[path] = of_chapter[utt]
+    wavs = {path: str(home / path) for path in words}
+    measured = [wav for wav in wavs.values() if wav not in known or not os.path.exists(wav)]
+    spans: dict[str, sources.Span | str] = {**known}
+    spans.update(zip(measured, in_parallel(_activity, measured, nj, "LibriSpeech")))
+    for path, wav in wavs.items():
+        span = spans[wav]
+        found[path] = span if isinstance(span, str) else Speech(wav, words[path], *span)
     return found
+
+
+def _transcript(folder: Path) -> "dict[str, str] | UserError":
+    try:
+        return librispeech.transcript(folder)
+    except UserError as e:
+        return e
+
+
+def _prepared_activity(folder: Path) -> dict[str, sources.Span]:
+    """Return file -> (onset, end, duration) of a data directory of LibriSpeech; nothing where there is none.
+
+    Its files state microseconds; a sample is 62.5 of them, so the exact times come back.
+    """
+    if not (folder / "segments").exists():
+        return {}
+    wav, durations = read_map(folder / "wav.scp"), read_numbers(folder / "reco2dur")
+    exact = {rec: (start, end, durations[rec]) for rec, start, end in read_segments(folder / "segments").values()
+             if rec in wav and rec in durations}
+    return {wav[rec]: tuple(round(seconds * RATE) / RATE for seconds in span) for rec, span in exact.items()}
 
 
 def _activity(wav: str) -> "tuple[float, float, float] | str":
@@ -275,7 +327,7 @@ def _noise_file(home: Path, made: Path, tool: str, path: str) -> "NoiseFile | st
 
 
 def _as_it_is(wav: Pathlike) -> NoiseFile:
-    found = info(wav)
+    found = sources.raw_info(wav)
     if found.rate != RATE:
         raise at(wav, None, f"has {found.rate} Hz; LibriMix is made of WHAM!'s noise at {RATE} Hz",
                  f"get wham_noise.zip from {WHAM_URL}")

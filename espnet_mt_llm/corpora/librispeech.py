@@ -22,8 +22,6 @@ from espnet_mt_llm.corpora import sources
 from espnet_mt_llm.corpora.meetings import SetSummary, absent, table
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.corpora.sources import Recording
-from espnet_mt_llm.corpora.sources import measure_activity as measure_activity
-from espnet_mt_llm.datadir.kaldi import read_map
 
 URL = "https://www.openslr.org/12"
 PARTS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
@@ -46,19 +44,34 @@ def prepare(root: Pathlike, out: Pathlike, *, parts: Optional[Sequence[str]] = N
         UserError: no LibriSpeech at ``root``, a part that is not there, or chapters with problems (``problems.tsv``)
             that are not allowed.
     """
-    chosen = _chosen(root, parts)
     problems = Problems(out)
-    summaries = []
-    for part in chosen:
-        name = f"librispeech_{part.replace('-', '_')}"
-        chapters: dict[str, list[Recording]] = {}
-        for chapter, transcript in list(_chapters(root, part).items())[:DEBUG_CHAPTERS if debug else None]:
-            with problems.of(name, chapter):
-                chapters[chapter] = _recordings(transcript)
-        summaries.append(sources.prepare_set(name, chapters, Path(out), problems, nj, trim))
+    summaries = prepare_parts(root, out, problems, parts=parts, nj=nj, trim=trim, debug=debug)
     print(table(summaries), flush=True)
     problems.finish(allow_problems)
     return summaries
+
+
+def prepare_parts(root: Pathlike, out: Pathlike, problems: Problems, *, parts: Optional[Sequence[str]] = None,
+                  nj: int = 1, trim: bool = True, debug: bool = False) -> list[SetSummary]:
+    """Do what :func:`prepare` does, as a part of another preparation, which prints the table and ends the problems."""
+    summaries = []
+    for part in _chosen(root, parts):
+        name = set_name(part)
+        chapters: dict[str, list[Recording]] = {}
+        for chapter, folder in list(_chapters(root, part).items())[:DEBUG_CHAPTERS if debug else None]:
+            with problems.of(name, chapter):
+                chapters[chapter] = _recordings(folder)
+        summaries.append(sources.prepare_set(name, chapters, Path(out), problems, nj, trim))
+    return summaries
+
+
+def set_name(part: str) -> str:
+    """Name the data directory of a part.
+
+    >>> set_name("train-clean-100")
+    'librispeech_train_clean_100'
+    """
+    return f"librispeech_{part.replace('-', '_')}"
 
 
 @functools.lru_cache(maxsize=8)
@@ -82,28 +95,28 @@ def parts(root: Pathlike) -> list[str]:
     return [part for part in PARTS if (folder / part).is_dir()]
 
 
-def transcripts(root: Pathlike, part: str) -> dict[str, str]:
-    """Return utterance -> text of a part, in one pass over its ``*.trans.txt``.
+def transcript(folder: Pathlike) -> dict[str, str]:
+    """Return utterance -> text of a chapter, whose folder is ``<reader>/<chapter>``.
 
     Raises:
-        UserError: the part is not there or has no transcripts, or a line of them cannot be read.
+        UserError: with file and line: no ``*.trans.txt``, not UTF-8, or a line that is no utterance or is there twice.
     """
+    folder = Path(folder)
+    path = folder / f"{folder.parent.name}-{folder.name}.trans.txt"
+    repair = f"unpack the part's archive again ({URL})"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise at(path, None, "no such file", repair) from None
+    except UnicodeDecodeError as e:
+        raise at(path, e.object.count(b"\n", 0, e.start) + 1, "not UTF-8", repair) from None
     texts: dict[str, str] = {}
-    for path in _chapters(root, part).values():
-        texts.update(read_map(path))
+    for number, line in enumerate(lines, 1):
+        utt, _, text = line.partition(" ")
+        if not text.strip() or utt in texts:
+            raise at(path, number, f"expected '<utterance> <TEXT>', each once, found {line!r}", repair)
+        texts[utt] = text.strip()
     return texts
-
-
-def audio_path(root: Pathlike, part: str, utt: str) -> str:
-    """Return where the audio of an utterance is, or should be.
-
-    Raises:
-        UserError: not an utterance id of LibriSpeech.
-    """
-    pieces = utt.split("-")
-    if len(pieces) != 3:
-        raise UserError(f"'{utt}' is no utterance of LibriSpeech; expected <reader>-<chapter>-<number>")
-    return os.path.join(home(root), part, pieces[0], pieces[1], utt + ".flac")
 
 
 def _chosen(root: Pathlike, wanted: Optional[Sequence[str]]) -> list[str]:
@@ -117,12 +130,12 @@ def _chosen(root: Pathlike, wanted: Optional[Sequence[str]]) -> list[str]:
 
 
 def _chapters(root: Pathlike, part: str) -> dict[str, str]:
-    """Return ``<reader>/<chapter>`` -> its transcript file, in order."""
+    """Return ``<reader>/<chapter>`` -> its folder, in order."""
     folder = home(root) / part
     found = {}
     for reader in _folders(folder):
         for chapter in _folders(reader.path):
-            found[f"{reader.name}/{chapter.name}"] = f"{chapter.path}/{reader.name}-{chapter.name}.trans.txt"
+            found[f"{reader.name}/{chapter.name}"] = chapter.path
     if not found:
         raise at(folder, None, "no such part, or no <reader>/<chapter> folders in it",
                  f"get {part}.tar.gz from {URL} and unpack it; {nearest(part, PARTS)}")
@@ -136,8 +149,7 @@ def _folders(path: Pathlike) -> list[os.DirEntry]:
         return sorted((e for e in entries if e.is_dir() and e.name.isdigit()), key=lambda e: e.name)
 
 
-def _recordings(transcript: str) -> list[Recording]:
+def _recordings(folder: str) -> list[Recording]:
     """Read one chapter."""
-    folder = os.path.dirname(transcript)
     return [Recording(utt, utt.partition("-")[0], os.path.join(folder, utt + ".flac"), text)
-            for utt, text in read_map(transcript).items()]
+            for utt, text in transcript(folder).items()]

@@ -1,5 +1,6 @@
 """What corpora of read speech share: where speech begins and ends, and data directories of one file an utterance."""
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -7,11 +8,11 @@ from typing import Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-from espnet_mt_llm.common import UserError
+from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.corpora.meetings import SetSummary
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.corpora.speech import in_parallel
-from espnet_mt_llm.datadir.audio import info, read_audio
+from espnet_mt_llm.datadir.audio import AudioInfo, info, read_audio
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance
 
 FRAME = 0.01  # seconds
@@ -37,20 +38,15 @@ class Recording:
 Span = tuple[float, float, float]  # onset, end and duration in seconds
 
 
-def measure_activity(paths: Mapping[str, str], nj: int = 1) -> dict[str, tuple[float, float]]:
-    """Return utterance -> (onset, end) of its speech in seconds, for clean recordings of one speaker.
-
-    The rule is that of :func:`activity`.
-
-    Args:
-        paths: utterance -> audio file.
-        nj: processes.
+def raw_info(path: Pathlike) -> AudioInfo:
+    """Return the header of a file of a corpus; one that is missing has to come from the corpus' archive again.
 
     Raises:
-        UserError: a file is missing, damaged or has several channels.
+        UserError: missing or damaged.
     """
-    spans = in_parallel(activity, list(paths.values()), nj, "speech activity")
-    return {utt: (onset, end) for utt, (onset, end, _) in zip(paths, spans)}
+    if not os.path.exists(path):
+        raise at(path, None, "no such audio file", "unpack the corpus' archive again")
+    return info(path)
 
 
 def activity(path: str) -> Span:
@@ -65,7 +61,7 @@ def activity(path: str) -> Span:
     Raises:
         UserError: missing, damaged, or several channels.
     """
-    found = info(path)
+    found = raw_info(path)
     frame = round(found.rate * FRAME)
     total = found.frames // frame
     reach = round(REACH / FRAME)
@@ -141,7 +137,7 @@ def _spans(trim: bool, paths: Sequence[str]) -> list[Union[Span, str]]:
     found: list[Union[Span, str]] = []
     for path in paths:
         try:
-            duration = 0.0 if trim else info(path).duration
+            duration = 0.0 if trim else raw_info(path).duration
             found.append(activity(path) if trim else (0.0, duration, duration))
         except UserError as e:
             found.append(str(e))

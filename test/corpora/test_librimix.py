@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.corpora import librimix, librimix_files, librispeech
+from espnet_mt_llm.corpora import librimix, librimix_files
 from espnet_mt_llm.corpora.librimix import Selection, prepare
 from espnet_mt_llm.corpora.librimix_files import read_rows
 from espnet_mt_llm.datadir.audio import read_audio
@@ -148,6 +148,11 @@ def official(toy: Toy, row: dict, rate: int, mode: str, delays: list[float], fol
     return read
 
 
+def words_of(home: Path) -> dict[str, str]:
+    """Read utterance -> text of all transcripts."""
+    return dict(line.split(" ", 1) for path in home.rglob("*.trans.txt") for line in path.read_text().splitlines())
+
+
 def as_int16(samples: np.ndarray) -> np.ndarray:
     numbers = samples * 32768
     assert np.array_equal(numbers, np.rint(numbers))
@@ -225,7 +230,7 @@ def test_a_column_offset_of_two_talkers_is_used(toy, tmp_path):
 
 def test_session_dirs_say_who_speaks_when(toy, tmp_path):
     toy.prepare(tmp_path / "data", select={"types": ["both", "single"]}, nj=2)
-    texts = librispeech.transcripts(toy.librispeech, "dev-clean")
+    texts = words_of(toy.librispeech)
     names = sorted(path.name for path in (tmp_path / "data").iterdir())
     assert names == sorted(f"dev_{n}mix_{kind}{end}" for n in (2, 3, 23) for kind in ("both", "single")
                            for end in ("", "_offset"))
@@ -319,7 +324,7 @@ def test_without_sox_the_way_out_is_named(toy, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("part, talkers", itertools.product(("dev", "test"), (2, 3)))
 def test_all_3000_rows_have_their_transcripts(real_data, part, talkers):
-    texts = librispeech.transcripts(real_data / "librispeech", librimix_files.PARTS[part])
+    texts = words_of(real_data / "librispeech" / "LibriSpeech" / librimix_files.PARTS[part])
     home = librimix_files.metadata_home(real_data / "librimix")
     plain = read_rows(librimix_files.csv_path(home, talkers, part), talkers)
     assert len(plain.good) == 3000 and not plain.bad
@@ -327,9 +332,6 @@ def test_all_3000_rows_have_their_transcripts(real_data, part, talkers):
         stems = [Path(path).stem for path, _ in row.sources]
         assert row.id == "_".join(stems) and all(texts[stem] for stem in stems)
         assert len({stem.split("-")[0] for stem in stems}) == talkers and row.offsets is None
-        assert [str(librispeech.home(real_data / "librispeech") / path) for path, _ in row.sources] == [
-            librispeech.audio_path(real_data / "librispeech", path.split("/")[0], stem)
-            for (path, _), stem in zip(row.sources, stems)]
     path = librimix_files.offset_csv(home, [], talkers, part)
     assert (path.parent.name == "Libri3Mix_offset") == (talkers == 3)
     late = read_rows(path, talkers).good
@@ -387,7 +389,9 @@ def test_sessions_with_problems_are_listed_and_the_others_prepared(toy, tmp_path
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert "sessions have problems, see" in ran.stderr and "--allow_problems true" in ran.stderr
     problems = [line.split("\t") for line in (tmp_path / "data/problems.tsv").read_text().splitlines()[1:]]
-    of_set = {session: problem for name, session, problem in problems if name == "dev_2mix_both"}
+    of_set = {session: problem for name, session, problem in problems if name == "dev_2mix"}
+    assert len(problems) == len(of_set) == 6 and "6 of 6 sessions have problems" in ran.stderr
+    assert ran.stderr.count("no such audio file") == 1 and "fix_data_dir" not in ran.stderr
     ids = [row["mixture_ID"] for row in toy.rows[2, "plain"]]
     assert sorted(of_set) == sorted([*ids, "same_reader", "cut_off"])
     for session, words in ((ids[0], "libri2mix_dev-clean.csv:2: "), (ids[0], "no such audio file"),
@@ -405,7 +409,7 @@ def test_missing_noise_files_are_problems_of_noisy_sets_alone(toy, tmp_path):
     (toy.wham / rows[0]["noise_path"]).unlink()
     soundfile.write(toy.wham / rows[1]["noise_path"], np.zeros((8001, 2)), RATE)
     soundfile.write(toy.wham / rows[2]["noise_path"], np.zeros((80010, 2)), 8000)
-    with pytest.raises(UserError, match="3 of 8 sessions have problems"):
+    with pytest.raises(UserError, match="3 of 4 sessions have problems"):
         toy.prepare(tmp_path / "data", select={"num_talkers": [2], "conditions": ["plain"]})
     text = (tmp_path / "data/problems.tsv").read_text()
     for words in ("no such audio file", "8001 samples, too few", "has 8000 Hz"):
@@ -419,12 +423,12 @@ def test_without_wham_the_clean_sets_are_prepared(toy, tmp_path, repository):
                "--num_talkers", "2", "--debug", "true"]
     for wham in ([], ["--wham", tmp_path / "absent"]):
         ran = run(repository, *options, *wham)
-        assert ran.returncode == 0 and "mix_both: not prepared, they need noise" in ran.stderr
-        assert "wham_noise.zip from http" in ran.stderr and "left out: train_100" in ran.stderr
+        assert ran.returncode == 0 and "not made: dev_2mix_both dev_2mix_both_offset: they need noise" in ran.stdout
+        assert "wham_noise.zip from http" in ran.stdout and "not made: train_100_*: no " in ran.stdout
         assert sorted(f.name for f in (tmp_path / "data").iterdir()) == ["dev_2mix_clean", "dev_2mix_clean_offset"]
     ran = run(repository, *options, "--wham", toy.librispeech)
     assert ran.returncode == 1 and "(found in it: dev-clean); wanted: tr/*.wav" in ran.stderr
-    assert "not prepared" in (tmp_path / "data/problems.tsv").read_text()
+    assert "no WHAM! noise here" in (tmp_path / "data/problems.tsv").read_text()
     ran = run(repository, *options, "--types", "both")
     assert ran.returncode == 1 and "no WHAM! noise here" in ran.stderr and "Traceback" not in ran.stderr
 
@@ -464,6 +468,9 @@ def test_files_that_are_no_metadata(tmp_path, content, words):
 
 @pytest.mark.parametrize("change, words", [
     ({"source_1_gain": "loud"}, "'source_1_gain' is 'loud', not a number"),
+    ({"source_1_gain": "nan"}, "'source_1_gain' is 'nan', not a number"),
+    ({"offset2": "nan"}, "'offset2' is 'nan', not a number"),
+    ({"noise_gain": "inf"}, "'noise_gain' is 'inf', not a number"),
     ({"noise_path": ""}, "'noise_path' is empty"),
     ({"offset1": "-1.0"}, "cannot be negative"),
 ])
@@ -471,6 +478,139 @@ def test_broken_rows(toy, tmp_path, change, words):
     write_csv(tmp_path / "libri3mix.csv", [{**toy.rows[3, "offset"][0], **change}, toy.rows[3, "offset"][1]])
     rows = read_rows(tmp_path / "libri3mix.csv", 3)
     assert len(rows.good) == 1 and words in rows.bad[0][1] and "libri3mix.csv:2: " in rows.bad[0][1]
+
+
+@pytest.fixture
+def recipe(toy, tmp_path) -> Toy:
+    """Rows of dev as train-100, dev and test, with the sources of dev."""
+    toy = toy.copy(tmp_path / "toy")
+    for part in ("train-clean-100", "test-clean"):
+        (toy.librispeech / part).mkdir()
+        for path in list((toy.root / "LibriMix").rglob("*_dev-clean.csv")):
+            if path.parent.name != "Libri3Mix_offset" or part == "test-clean":
+                shutil.copy(path, path.with_name(path.name.replace("dev-clean", part)))
+    return toy
+
+
+ARGUMENTS = {"parts": ["train_100", "dev", "test"]}
+
+
+def made(out: Path) -> set[str]:
+    return {path.parent.name for path in out.glob("*/wav.scp")}
+
+
+def test_without_published_offsets_of_three_talkers_dev_and_test_are_not_made(recipe, tmp_path, capsys, caplog):
+    recipe.prepare(tmp_path / "all", select=ARGUMENTS)
+    assert "not made" not in capsys.readouterr().out
+    assert caplog.text.count("has no offsets, they are drawn") == 4  # train of 2 and 3 talkers, dev and test of 2
+    shutil.move(recipe.root / "LibriMix/Libri3Mix_offset", recipe.root / "metadta_Libri3Mix_offset")
+    recipe.prepare(tmp_path / "data", select=ARGUMENTS)
+    out = capsys.readouterr().out
+    left = {f"{part}_{n}mix_{kind}_offset" for part in ("dev", "test") for n in (3, 23) for kind in ("clean", "both")}
+    assert made(tmp_path / "all") - made(tmp_path / "data") == left
+    line = next(line for line in out.splitlines() if line.startswith("not made: "))
+    assert set(line.removeprefix("not made: ").split(": ")[0].split()) == left
+    assert "hshi-speech/LibriMix-repo, local/metadta_Libri3Mix_offset" in line and "--draw_offsets true" in line
+    assert out.splitlines()[-1].endswith(
+        './run.sh --train_set train_100_2mix_both_offset --valid_set dev_2mix_both_offset '
+        '--test_sets "dev_2mix_both_offset test_2mix_both_offset"')
+    recipe.prepare(tmp_path / "drawn", select={**ARGUMENTS, "draw_offsets": True})
+    assert made(tmp_path / "drawn") == made(tmp_path / "all") and "not made" not in capsys.readouterr().out
+    recipe.prepare(tmp_path / "named", select=ARGUMENTS, offset_metadata=[recipe.root])
+    for name in sorted(left):
+        manifest = "mixtures.jsonl"
+        assert (tmp_path / "named" / name / manifest).read_text() == (tmp_path / "all" / name / manifest).read_text()
+    with pytest.raises(UserError, match="no set of mixtures was made"):
+        recipe.prepare(tmp_path / "none", select={"parts": ["dev"], "num_talkers": [3], "conditions": ["offset"]})
+
+
+def test_offset_folders_that_are_none(toy, tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such folder; --offset_metadata"):
+        toy.prepare(tmp_path / "data", offset_metadata=[tmp_path / "nowhere"])
+    write_csv(tmp_path / "offsets/libri2mix_dev-clean.csv", toy.rows[2, "plain"])
+    toy.prepare(tmp_path / "data", offset_metadata=[tmp_path / "offsets"], allow_problems=True)
+    rows = (tmp_path / "data/problems.tsv").read_text().splitlines()[1:]
+    assert len(rows) == 1 and "libri2mix_dev-clean.csv:1: the columns offset " in rows[0]
+    assert "dev_2mix_clean_offset" not in made(tmp_path / "data") and "dev_3mix_clean_offset" in made(tmp_path / "data")
+
+
+def test_without_noise_the_way_on_is_the_last_line(recipe, tmp_path, capsys):
+    recipe.prepare(tmp_path / "data", wham=tmp_path / "none", select=ARGUMENTS)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith(
+        "./run.sh --train_set train_100_23mix_clean_offset --valid_set dev_23mix_clean_offset --test_sets "
+        '"dev_2mix_clean_offset test_2mix_clean_offset dev_3mix_clean_offset test_3mix_clean_offset"')
+    assert all(name in made(tmp_path / "data") for name in lines[-1].replace('"', "").split() if "mix" in name)
+    assert "dev_23mix_both_offset" in lines[-2] and "they need noise" in lines[-2]
+
+
+def test_metadata_of_two_talkers_alone(recipe, tmp_path, capsys):
+    shutil.rmtree(recipe.metadata / "Libri3Mix")
+    recipe.prepare(tmp_path / "data", select=ARGUMENTS)
+    assert made(tmp_path / "data") == {f"{part}_2mix_{kind}{end}" for part in ("train_100", "dev", "test")
+                                       for kind in ("clean", "both") for end in ("", "_offset")}
+    out = capsys.readouterr().out
+    assert "dev_23mix_both_offset" in out and f"no {recipe.metadata}/Libri3Mix/libri3mix_dev-clean.csv" in out
+    assert "--valid_set dev_2mix_both_offset" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("content", [b"\x8b\xff\x00\x9d" * 50, b"", b"mixture_ID,source_1_path\na,b\n"])
+def test_one_broken_csv_stops_nothing_else(recipe, tmp_path, content):
+    (recipe.metadata / "Libri2Mix/libri2mix_train-clean-100.csv").write_bytes(content)
+    recipe.prepare(tmp_path / "all", select={"parts": ["dev", "test"]})
+    recipe.prepare(tmp_path / "data", select=ARGUMENTS, allow_problems=True)
+    assert made(tmp_path / "all") < made(tmp_path / "data") and "train_100_3mix_both" in made(tmp_path / "data")
+    assert not {name for name in made(tmp_path / "data") if name.startswith(("train_100_2mix", "train_100_23mix"))}
+    rows = (tmp_path / "data/problems.tsv").read_text().splitlines()[1:]
+    assert len(rows) == 1 and rows[0].startswith("train_100_2mix\tlibri2mix_train-clean-100.csv\t")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_a_transcript_that_cannot_be_read_takes_its_mixtures_alone(toy, tmp_path, content, repository):
+    toy = toy.copy(tmp_path / "toy")
+    chapter = (toy.librispeech / toy.rows[2, "plain"][0]["source_1_path"]).parent
+    transcript = next(chapter.glob("*.trans.txt"))
+    transcript.unlink()
+    if content:
+        transcript.write_bytes(content)
+    options = ["--librispeech", toy.librispeech, "--metadata", toy.metadata, "--wham", toy.wham, "--out",
+               tmp_path / "data", "--prepare_librispeech", "true", "--allow_problems", "true"]
+    ran = run(repository, *options)
+    assert ran.returncode == 0 and "Traceback" not in ran.stderr and "fix_data_dir" not in ran.stderr
+    rows = [line.split("\t") for line in (tmp_path / "data/problems.tsv").read_text().splitlines()[1:]]
+    assert all(transcript.name in problem for name, _, problem in rows if name == "dev_2mix")
+    session = "/".join(chapter.parts[-2:])  # other chapters lack recordings
+    assert any(row[:2] == ["librispeech_dev_clean", session] and transcript.name in row[2] for row in rows)
+    lost = {session for name, session, _ in rows if name == "dev_2mix"}
+    assert toy.rows[2, "plain"][0]["mixture_ID"] in lost and len(lost) < ROWS
+    assert lost.isdisjoint(DataDir.read(tmp_path / "data/dev_2mix_both").wav)
+
+
+def test_librispeech_is_measured_once(toy, tmp_path, monkeypatch):
+    toy.prepare(tmp_path / "measured")
+    measured = []
+    activity = librimix_files.sources.activity
+    monkeypatch.setattr(librimix_files.sources, "activity", lambda wav: measured.append(wav) or activity(wav))
+    toy.prepare(tmp_path / "data", prepare_librispeech=True, allow_problems=True)  # of what is not there
+    measured = [wav for wav in measured if Path(wav).exists()]
+    assert len(measured) == len(set(measured)) == len(list(toy.librispeech.rglob("*.flac")))
+    assert made(tmp_path / "data") - made(tmp_path / "measured") == {"librispeech_dev_clean"}
+    for path in (tmp_path / "measured").glob("*/*"):
+        text = path.read_text().replace("measured/", "data/")
+        assert (tmp_path / "data" / path.relative_to(tmp_path / "measured")).read_text() == text
+        assert path.name != "source_dirs" or text == "librispeech_dev_clean\n"
+    assert len(list((tmp_path / "data").glob("dev_*/source_dirs"))) == 12
+
+
+def test_parts_choose_those_of_librispeech(recipe, tmp_path):
+    shutil.copytree(recipe.librispeech / "dev-clean", recipe.librispeech / "dev-other")
+    recipe.prepare(tmp_path / "dev", prepare_librispeech=True, allow_problems=True)
+    assert {name for name in made(tmp_path / "dev") if "libri" in name} == {"librispeech_dev_clean"}
+
+
+def test_sources_are_written_beside_mixtures_alone(toy, tmp_path):
+    with pytest.raises(UserError, match="add --write true"):
+        toy.prepare(tmp_path / "data", write_sources=True)
 
 
 def test_talkers_that_say_nothing_before_the_end(toy, tmp_path, monkeypatch):

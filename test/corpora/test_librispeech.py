@@ -52,7 +52,7 @@ def test_data_directories(corpus, tmp_path):
     assert (utt.utt, utt.rec, utt.spk, utt.text) == ("84-121123-0002", "84-121123-0002", "84",
                                                      "CHAPTER 121123 IT'S NUMBER 2")
     assert (utt.start, utt.end, data.reco2dur[utt.rec]) == (pytest.approx(0.3), pytest.approx(1.3), 1.5)
-    assert data.wav[utt.rec] == librispeech.audio_path(corpus, "dev-clean", utt.utt)
+    assert data.wav[utt.rec] == str(corpus / "dev-clean/84/121123/84-121123-0002.flac")
 
 
 def test_the_parent_folder_and_processes_give_the_same(corpus, tmp_path):
@@ -76,19 +76,30 @@ def test_whole_files_and_chosen_parts(corpus, tmp_path):
 def test_parts_that_are_not_there(corpus, tmp_path, part, words):
     with pytest.raises(UserError, match=words):
         librispeech.prepare(corpus, tmp_path, parts=[part])
-    with pytest.raises(UserError, match="no such part"):
-        librispeech.transcripts(corpus, part)
 
 
 def test_what_other_corpora_ask(corpus):
     assert librispeech.parts(corpus.parent) == ["train-clean-100", "dev-clean"]
-    texts = librispeech.transcripts(corpus, "dev-clean")
-    assert list(texts) == ["174-50561-0000", "174-50561-0001", "84-121123-0000", "84-121123-0001", "84-121123-0002"]
-    path = librispeech.audio_path(corpus, "dev-clean", "84-121123-0001")
-    assert path == str(corpus / "dev-clean/84/121123/84-121123-0001.flac")
-    assert librispeech.measure_activity({"a": path}) == {"a": (0.3, 1.3)}
-    with pytest.raises(UserError, match="'84' is no utterance of LibriSpeech"):
-        librispeech.audio_path(corpus, "dev-clean", "84")
+    texts = librispeech.transcript(corpus / "dev-clean/84/121123")
+    assert texts == {f"84-121123-000{n}": f"CHAPTER 121123 IT'S NUMBER {n}" for n in range(3)}
+
+
+@pytest.mark.parametrize("content, words", [
+    (None, "84-121123.trans.txt: no such file; unpack the part's archive again"),
+    (b"84-121123-0000 ONE\n84-121123-0001 CAF\xc9\n", "84-121123.trans.txt:2: not UTF-8; unpack"),
+    (b"84-121123-0000 ONE\n\n", "84-121123.trans.txt:2: expected '<utterance> <TEXT>', each once, found ''"),
+    (b"84-121123-0000 ONE\n84-121123-0001\n", ":2: expected .* found '84-121123-0001'"),
+    (b"84-121123-0000 ONE\n84-121123-0000 TWO\n", ":2: expected .* found '84-121123-0000 TWO'"),
+])
+def test_transcripts_that_cannot_be_read(corpus, content, words):
+    folder = corpus / "dev-clean/84/121123"
+    if content is None:
+        (folder / "84-121123.trans.txt").unlink()
+    else:
+        (folder / "84-121123.trans.txt").write_bytes(content)
+    with pytest.raises(UserError, match=words) as error:
+        librispeech.transcript(folder)
+    assert "fix_data_dir" not in str(error.value) and librispeech.URL in str(error.value)
 
 
 def test_bad_files_are_one_problem_a_chapter_and_the_others_are_kept(corpus, tmp_path, repository):
@@ -104,6 +115,7 @@ def test_bad_files_are_one_problem_a_chapter_and_the_others_are_kept(corpus, tmp
     assert [row[:2] for row in rows] == [["librispeech_dev_clean", "84/121123"],
                                          ["librispeech_train_clean_100", "1034/121119"]]
     assert "2 of 3 recordings cannot be read, the first is" in rows[0][2] and "no such audio file" in rows[0][2]
+    assert "fix_data_dir" not in ran.stderr
     assert "1034-121119.trans.txt: no such file" in rows[1][2]
     data = DataDir.read(out / "librispeech_dev_clean")
     assert list(data.wav) == ["174-50561-0000", "174-50561-0001", "84-121123-0001"] and not validate(data.path)
@@ -133,7 +145,8 @@ def test_wrong_folder(corpus, tmp_path, repository):
 def test_real_transcripts(real_data):
     root = real_data / "librispeech"
     assert librispeech.parts(root) == ["dev-clean", "test-clean"]
-    texts = {part: librispeech.transcripts(root, part) for part in librispeech.parts(root)}
+    texts = {part: {utt: text for path in (root / "LibriSpeech" / part).glob("*/*")
+                    for utt, text in librispeech.transcript(path).items()} for part in librispeech.parts(root)}
     assert {part: len(of_part) for part, of_part in texts.items()} == {"dev-clean": 2703, "test-clean": 2620}
     assert texts["dev-clean"]["1272-128104-0000"].startswith("MISTER QUILTER IS THE APOSTLE OF THE MIDDLE CLASSES")
     assert all(text and text == text.upper() for of_part in texts.values() for text in of_part.values())

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.corpora import sources, speech
-from espnet_mt_llm.corpora.sources import activity, measure_activity
+from espnet_mt_llm.corpora.sources import Recording, activity
+from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.audio import read_audio, write_audio
+from espnet_mt_llm.datadir.kaldi import DataDir
 
 RATE = 16000
 
@@ -99,11 +101,13 @@ def test_only_the_ends_are_read(tmp_path, monkeypatch):
 
 
 def test_many_files_in_any_number_of_processes(tmp_path):
-    paths = {f"u{n}": write(tmp_path / f"{n}.wav", n / 10, 1, 0.2, seed=n) for n in range(9)}
-    one = measure_activity(paths)
-    assert one == measure_activity(paths, nj=2) and list(one) == list(paths)
-    assert all(abs(onset - n / 10) <= 0.02 for n, (onset, _) in enumerate(one.values()))
-    assert measure_activity({}) == {}
+    groups = {f"g{n}": [Recording(f"u{n}", f"s{n}", write(tmp_path / f"{n}.wav", n / 10, 1, 0.2, seed=n), "WORDS")]
+              for n in range(9)}
+    for nj in (1, 2):
+        out = tmp_path / f"out{nj}"
+        sources.prepare_set("set", groups, out, Problems(out), nj)
+    one, two = (DataDir.read(tmp_path / f"out{nj}/set").utterances for nj in (1, 2))
+    assert one == two and all(abs(u.start - n / 10) <= 0.02 for n, u in enumerate(one)) and len(one) == 9
 
 
 def test_real_speech_between_silence(real_data, tmp_path):
@@ -130,5 +134,6 @@ def test_files_that_cannot_be_measured(tmp_path, damage, words):
     path = tmp_path / "a.flac"
     write(path, 1, 5, 1)
     damage(path)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=words) as error:
         activity(str(path))
+    assert "fix_data_dir" not in str(error.value)

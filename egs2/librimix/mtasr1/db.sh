@@ -2,5 +2,6 @@
 LIBRISPEECH=${LIBRISPEECH:-downloads/LibriSpeech}
 # WHAM! noise; without it the clean conditions are made all the same.
 WHAM=${WHAM:-downloads/wham_noise}
-# metadata/ of the LibriMix repository: Libri2Mix/*.csv, Libri3Mix/*.csv and, if there, Libri3Mix_offset/*.csv
+# metadata/ of the LibriMix repository: Libri2Mix/*.csv, Libri3Mix/*.csv; in or beside it the published offsets:
+# metadta_Libri2Mix_offset/*.csv of ESPnet, metadta_Libri3Mix_offset/*.csv of hshi-speech/LibriMix-repo (README.md)
 LIBRIMIX=${LIBRIMIX:-downloads/LibriMix/metadata}
