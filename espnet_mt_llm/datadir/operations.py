@@ -215,7 +215,11 @@ def copy(
         names = new_name[str(key_of(name))]
         if name == "utt2num_spk" and set(table) <= set(utts):
             names = utts
-        renamed[name] = {names.get(key, key): _renamed_value(name, value, spks, recs) for key, value in table.items()}
+        renamed[name] = {
+            names.get(key, key): f"{rec_prefix}{value}" if name == "reco2session"
+            else _renamed_value(name, value, spks, recs)
+            for key, value in table.items()
+        }
     write_tables(out, renamed)
     _copy_others(Path(path), Path(out))
 

@@ -83,6 +83,7 @@ def test_what_some_recordings_have_travels(data_dir, tmp_path):
     write_map(data_dir / "far2.scp", {"A": "a2.wav"})
     write_map(data_dir / "reco2seats", {"A": "s1=1 s2=4"})
     write_map(data_dir / "utt2sot_order", {"A": "s2 ~ s1"})
+    write_map(data_dir / "reco2session", {"A": "meeting"})
     copy(data_dir, tmp_path / "new", utt_prefix="x-", spk_prefix="x-", rec_prefix="x-")
     extra = DataDir.read(tmp_path / "new").extra
     assert extra == {
@@ -90,6 +91,7 @@ def test_what_some_recordings_have_travels(data_dir, tmp_path):
         "far2.scp": {"x-A": "a2.wav"},
         "reco2seats": {"x-A": "x-s1=1 x-s2=4"},
         "utt2sot_order": {"x-A": "x-s2 ~ x-s1"},
+        "reco2session": {"x-A": "x-meeting"},
     }
     first, second = split(data_dir, 2)
     assert DataDir.read(first).channel("A") == 3 and DataDir.read(second).extra == {}
