@@ -74,8 +74,8 @@ class _Prepared:
 def words_of(text: str, profile: str, unknown: Optional[dict[str, int]] = None) -> str:
     """Normalise an annotation; empty when it holds no speech (tags or punctuation alone).
 
-    Tags that the profile does not know are no words either (``<laugh>``, ``[noise]``, ``（笑）``: up to 16 characters in
-    brackets of any kind): they are taken out, and counted in ``unknown`` where it is given.
+    Tags that the profile does not know are no words either (``<laugh>``, ``[noise]``, ``（笑）``: up to 16 characters
+    in brackets of any kind): they are taken out, and counted in ``unknown`` where it is given.
     """
     # A tag may stand in another one, so the innermost go first.
     while _OPENING.search(text) and (tags := _TAG.findall(text)):

@@ -3,8 +3,9 @@
 import os
 import re
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Iterable, Iterator, Optional, Sequence
+from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.datadir.operations import divide
@@ -85,13 +86,16 @@ def split_scp(lines: Sequence[str], parts: int, utt2spk: Optional[Iterable[str]]
     return divide(sorted(pairs, key=lambda pair: pair[0]), parts, "utt2spk")
 
 
-def list_audio(root: Pathlike) -> dict[str, str]:
+def list_audio(root: Pathlike, pattern: str = "*") -> dict[str, str]:
     """Return id -> path of every .wav and .flac file below a folder; links to folders are followed.
 
     The id is the path below ``root`` without its suffix, ``_`` for what ids may not hold.
 
+    Args:
+        pattern: what a file's name, or its path below ``root`` where the pattern has a ``/``, must be like: ``noise*``.
+
     Raises:
-        UserError: no such folder, no audio in it, or two files with one id.
+        UserError: no such folder, no audio of this pattern in it, or two files with one id.
     """
     found: dict[str, str] = {}
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -100,11 +104,30 @@ def list_audio(root: Pathlike) -> dict[str, str]:
             if not name.lower().endswith((".wav", ".flac")) or name.startswith("."):
                 continue
             path = Path(folder, name)
+            if not fnmatchcase(str(path.relative_to(root)) if "/" in pattern else name, pattern):
+                continue
             key = re.sub(r"[^A-Za-z0-9.-]+", "_", str(path.relative_to(root).with_suffix("")))
             if key in found:
                 raise at(path, None, f"would get the id '{key}' of {found[key]}", "rename one of the two")
             found[key] = str(path)
     if not found:
-        problem = "no .wav or .flac file in it" if Path(root).is_dir() else "no such folder"
+        like = "" if pattern == "*" else f" like '{pattern}'"
+        problem = f"no .wav or .flac file{like} in it" if Path(root).is_dir() else "no such folder"
         raise at(root, None, problem, "give a folder of recordings")
     return found
+
+
+def check_apart(found: Mapping[str, str], root: Pathlike, other: Pathlike) -> None:
+    """Compare a list of recordings with the map ``other``, of another kind of recordings.
+
+    Raises:
+        UserError: a file is in both, so that an impulse response would be taken for noise, say.
+    """
+    from espnet_mt_llm.datadir.kaldi import read_map
+
+    both = sorted(set(map(os.path.realpath, found.values())) & set(map(os.path.realpath, read_map(other).values())))
+    if both:
+        raise at(root, None, f"{len(both)} of its {len(found)} files are in {other} already, the first is {both[0]}",
+                 "noise and impulse responses lie in folders of their own, or differ by name: in db.sh, "
+                 "NOISE='/data/noise_rir/noise*.wav' RIRS='/data/noise_rir/rir*.wav'")
+

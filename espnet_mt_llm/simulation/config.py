@@ -21,6 +21,7 @@ class SimulationConfig:
     Attributes:
         source: the data directory whose utterances are mixed, e.g. ``train``; of several (a list) the speakers are
             pooled, and each one's name begins with that of the directory.
+        same_source: true takes all speakers of a mixture from one of the directories, drawn by its number of speakers.
         num_mixtures: number of talkers -> number of mixtures (or conversations).
         alone: true takes only the utterances that nobody else of their recording talks over.
         rate: Hz of the mixtures; sources of another rate are resampled once.
@@ -49,6 +50,7 @@ class SimulationConfig:
     source: Union[str, tuple[str, ...]]
     num_mixtures: Mapping[int, int]
     alone: bool = False
+    same_source: bool = False
     rate: int = 16000
     seed: int = 0
     write: bool = True
@@ -167,7 +169,7 @@ def _check_scalars(config: SimulationConfig, where: Pathlike) -> None:
             raise at(where, None, f"{key}: {getattr(config, key)!r}", "a whole number is expected")
     if config.rate <= 0:
         raise at(where, None, f"rate: {config.rate}", "a rate in Hz is expected, e.g. 16000")
-    for key in ("alone", "write", "write_sources"):
+    for key in ("alone", "same_source", "write", "write_sources"):
         if not isinstance(getattr(config, key), bool):
             raise at(where, None, f"{key}: {getattr(config, key)!r}", "true or false is expected")
 

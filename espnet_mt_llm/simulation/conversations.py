@@ -7,7 +7,6 @@ from itertools import accumulate
 from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Chance
-from espnet_mt_llm.datadir.kaldi import Utterance
 from espnet_mt_llm.simulation.turn_statistics import TurnStatistics
 
 TICK = 0.01  # seconds; onsets are whole centiseconds, and no two turns begin together
@@ -17,11 +16,12 @@ _NEAREST = 10  # so many utterances of about the wanted length: one of them is d
 
 @dataclass(frozen=True)
 class Turn:
-    """An utterance of a conversation: its speaker (counted from 0), itself, and its onset in seconds."""
+    """An utterance of a conversation: numbers of its speaker and of itself, and its onset and length in seconds."""
 
     speaker: int
-    utterance: Utterance
+    utterance: int
     onset: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,17 @@ class _Observed:
 
 
 class Pool:
-    """The utterances of a speaker by length; each is taken once."""
+    """The utterances of a speaker by length; each is taken once.
 
-    def __init__(self, utterances: Sequence[Utterance]):
-        self._utterances = sorted(utterances, key=lambda u: (u.end - u.start, u.utt))
-        self._lengths = [u.end - u.start for u in self._utterances]
+    Args:
+        seconds: how long each of them is.
+        first: the number of the first one; the others follow.
+    """
+
+    def __init__(self, seconds: Sequence[float], first: int = 0):
+        order = sorted(range(len(seconds)), key=seconds.__getitem__)
+        self._utterances = [first + k for k in order]
+        self._lengths = [seconds[k] for k in order]
 
     def copy(self) -> "Pool":
         """Return another pool of the same utterances."""
@@ -105,22 +111,25 @@ class Pool:
         """Return the seconds of the shortest utterance that is left, infinity where none is."""
         return self._lengths[0] if self._lengths else math.inf
 
-    def take(self, chance: Chance, least: float, most: float) -> Utterance:
-        """Take any utterance of ``least`` to ``most`` seconds; where there is none, the longest of at most ``most``."""
+    def take(self, chance: Chance, least: float, most: float) -> tuple[int, float]:
+        """Take any utterance of ``least`` to ``most`` seconds; where there is none, the longest of at most ``most``.
+
+        Returns:
+            Its number and its length.
+        """
         high = bisect_right(self._lengths, most)
         low = min(bisect_left(self._lengths, least), high - 1)
         return self._pop(low + chance.index(high - low))
 
-    def take_near(self, chance: Chance, length: float, most: float) -> Utterance:
+    def take_near(self, chance: Chance, length: float, most: float) -> tuple[int, float]:
         """Take one of the few utterances next to a length, none longer than ``most``."""
         high = bisect_right(self._lengths, most)
         middle = bisect_left(self._lengths, length, 0, high)
         low = max(min(middle - _NEAREST // 2, high - _NEAREST), 0)
         return self._pop(low + chance.index(min(low + _NEAREST, high) - low))
 
-    def _pop(self, index: int) -> Utterance:
-        del self._lengths[index]
-        return self._utterances.pop(index)
+    def _pop(self, index: int) -> tuple[int, float]:
+        return self._utterances.pop(index), self._lengths.pop(index)
 
 
 def converse(chance: Chance, pools: Sequence[Pool], steps: Iterator[Step], duration: float) -> list[Turn]:
@@ -169,9 +178,10 @@ class _Conversation:
             before, (speaker, onset) = step, following
         return self.turns
 
-    def _place(self, speaker: int, onset: float, utterance: Utterance) -> None:
-        end = round(onset + utterance.end - utterance.start, 6)
-        self.turns.append(Turn(speaker, utterance, onset))
+    def _place(self, speaker: int, onset: float, taken: tuple[int, float]) -> None:
+        utterance, seconds = taken
+        end = round(onset + seconds, 6)
+        self.turns.append(Turn(speaker, utterance, onset, seconds))
         self.ends[speaker] = end
         self.unheard.discard(speaker)
         if end > self.end:

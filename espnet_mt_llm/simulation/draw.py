@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping, Optional, Sequence
 
@@ -14,12 +14,13 @@ import numpy as np
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, derive_seed, progress
 from espnet_mt_llm.datadir.audio import duration
 from espnet_mt_llm.datadir.enrolment import write_source_dirs
-from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map
+from espnet_mt_llm.datadir.kaldi import read_map
 from espnet_mt_llm.simulation.config import STATISTICS, SimulationConfig
 from espnet_mt_llm.simulation.conversations import TICK, FittedSteps, Pool, Turn, concatenated_steps, converse
 from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, Noise, Source
 from espnet_mt_llm.simulation.mixtures import FULL_SCALE, PEAK, SourceCache, layers
 from espnet_mt_llm.simulation.sets import write_set
+from espnet_mt_llm.simulation.sources import Sources, read_sources
 from espnet_mt_llm.simulation.turn_statistics import TurnStatistics, activity, read_conversations, read_statistics
 
 REPORT = "conversation_report.json"
@@ -27,16 +28,20 @@ _ATTEMPTS = 100
 _CHUNK = 16  # mixtures that a process draws at a time
 _CACHE_BYTES = 512 << 20  # of decoded sources, in all processes together
 _MEASURED = 100_000  # sources whose levels are remembered
-# Directories of sources that need a corpus of their own -> the variable of db.sh that says where it is.
-_VARIABLES = {"librispeech_": "LIBRISPEECH", "aishell2_": "AISHELL2"}
+# What a recipe calls a list -> how stage 1 comes to make it.
+_LISTS = {
+    "noise.scp": "set NOISE= in db.sh to a folder of noise and run stage 1 again",
+    "rir.scp": "set RIRS= in db.sh to a folder of impulse responses and run stage 1 again",
+    "noise/noise.scp": "unpack noise.tar.gz of OpenSLR 159 beside AISHELL-5's other archives and run stage 1 again",
+}
 
 
-def draw_mixtures(source_dir: DataDir, config: SimulationConfig, name: str,
+def draw_mixtures(sources: Sources, config: SimulationConfig, name: str,
                   statistics: Optional[TurnStatistics] = None, nj: int = 1) -> Iterator[Mixture]:
     """Draw the mixtures of the set ``name``, fewest talkers first; the same arguments give the same mixtures.
 
-    Speakers are drawn evenly and without repetition, then one utterance of each; or, for a conversation, as many as
-    its duration holds.
+    Speakers are drawn evenly and without repetition (with ``same_source``: of one directory, which is drawn by how many
+    it has), then one utterance of each; or, for a conversation, as many as its duration holds.
 
     Args:
         statistics: what conversations are drawn from where the configuration says so.
@@ -45,7 +50,7 @@ def draw_mixtures(source_dir: DataDir, config: SimulationConfig, name: str,
     Raises:
         UserError: too few speakers, or the sources are too long for ``max_duration`` or ``duration``.
     """
-    drawer = _Drawer(source_dir, config, name, statistics, _CACHE_BYTES // max(nj, 1))
+    drawer = _Drawer(sources, config, name, statistics, _CACHE_BYTES // max(nj, 1))
     wanted = [(talkers, index) for talkers in sorted(config.num_mixtures)
               for index in range(config.num_mixtures[talkers])]
     if nj <= 1 or len(wanted) <= _CHUNK:
@@ -53,7 +58,8 @@ def draw_mixtures(source_dir: DataDir, config: SimulationConfig, name: str,
             yield drawer.draw(talkers, index)
         return
     chunks = [wanted[k:k + _CHUNK] for k in range(0, len(wanted), _CHUNK)]
-    with ProcessPoolExecutor(nj, initializer=_keep, initargs=(drawer,)) as pool:
+    # Forked, so that the sources are handed over without a copy.
+    with ProcessPoolExecutor(nj, get_context("fork"), initializer=_keep, initargs=(drawer,)) as pool:
         for chunk in pool.map(_draw_chunk, chunks):
             yield from chunk
 
@@ -72,33 +78,29 @@ def _draw_chunk(wanted: Sequence[tuple[int, int]]) -> list[Mixture]:
 
 
 class _Drawer:
-    """The utterances of a directory by speaker, and the levels that were measured so far."""
+    """The sources, and the levels that were measured so far."""
 
-    def __init__(self, source_dir: DataDir, config: SimulationConfig, name: str, statistics: Optional[TurnStatistics],
+    def __init__(self, sources: Sources, config: SimulationConfig, name: str, statistics: Optional[TurnStatistics],
                  cache_bytes: int):
         self.config = config
         self.name = name
-        self.sources = source_dir
+        self.sources = sources
         self.cache = SourceCache(cache_bytes)
-        by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-        for utterance in source_dir.utterances:
-            by_speaker[utterance.spk].append(utterance)
-        self.by_speaker = [by_speaker[spk] for spk in sorted(by_speaker)]
+        # The speakers that may meet in a mixture.
+        self.groups: list[Sequence[int]] = [range(len(sources.names))]
+        if config.same_source:
+            self.groups = [[k for k, source in enumerate(sources.source_of) if source == number]
+                           for number in sorted(set(sources.source_of))]
         most = max((talkers for talkers, number in config.num_mixtures.items() if number), default=0)
-        if len(self.by_speaker) < most:
-            raise at(source_dir.path, None,
-                     f"{len(self.by_speaker)} speakers for mixtures of {most} talkers (set '{name}')",
+        if (there := max(map(len, self.groups), default=0)) < most:
+            raise at(sources.path, None, f"{there} speakers for mixtures of {most} talkers (set '{name}'"
+                     f"{', same_source' if config.same_source else ''})",
                      "lower num_mixtures or give a source with more speakers")
         self.noises = _entries(config.noise_scp)
         self.noise_seconds = {wav: duration(wav) for wav in self.noises}
         self.rirs = _entries(config.rir_scp)
         self._levels: dict[tuple, tuple[float, float]] = {}
         self._fitted = FittedSteps(statistics) if statistics is not None else None
-
-    @cached_property
-    def pools(self) -> list[Pool]:
-        """Return the utterances of each speaker for conversations."""
-        return [Pool(utterances) for utterances in self.by_speaker]
 
     def draw(self, talkers: int, index: int) -> Mixture:
         """Draw one mixture; it depends on nothing but the arguments, the configuration and the sources."""
@@ -122,40 +124,47 @@ class _Drawer:
                         f"{self.config.max_duration} s in {_ATTEMPTS} draws; raise it or use shorter sources")
 
     def _mixed(self, chance: Chance, talkers: int) -> list[Source]:
-        chosen = [chance.pick(of_speaker) for of_speaker in chance.sample(self.by_speaker, talkers)]
-        onsets = draw_onsets(chance, [u.end - u.start for u in chosen], self.config)
+        chosen = [(speaker, chance.pick(self.sources.of_speaker[speaker]))
+                  for speaker in self._speakers(chance, talkers)]
+        onsets = draw_onsets(chance, [self.sources.length(index) for _, index in chosen], self.config)
         sources = []
-        for utterance, onset in sorted(zip(chosen, onsets), key=lambda pair: pair[1]):
-            source = self._source(utterance, onset, self._rir(chance))
+        for (speaker, index), onset in sorted(zip(chosen, onsets), key=lambda pair: pair[1]):
+            source = self.sources.source(speaker, index, onset, self._rir(chance))
             sources.append(replace(source, gain=self._gain([source], chance)))
         return sources
 
     def _conversation(self, chance: Chance, talkers: int) -> list[Source]:
         """Draw the turns of a conversation; a speaker keeps his room and his level in all of them."""
-        turns = self._turns(chance, talkers)
-        rirs = [self._rir(chance) for _ in range(talkers)]
-        sources = [self._source(turn.utterance, turn.onset, rirs[turn.speaker]) for turn in turns]
+        speakers, turns = self._turns(chance, talkers)
+        rirs = [self._rir(chance) for _ in speakers]
+        sources = [self.sources.source(speakers[turn.speaker], turn.utterance, turn.onset, rirs[turn.speaker])
+                   for turn in turns]
         gains = [self._gain([source for turn, source in zip(turns, sources) if turn.speaker == k], chance)
-                 for k in range(talkers)]
+                 for k in range(len(speakers))]
         return [replace(source, gain=gains[turn.speaker]) for turn, source in zip(turns, sources)]
 
-    def _turns(self, chance: Chance, talkers: int) -> list[Turn]:
+    def _speakers(self, chance: Chance, talkers: int) -> list[int]:
+        """Draw the speakers of a mixture."""
+        groups = [group for group in self.groups if len(group) >= talkers]
+        # A group is drawn by one of its speakers, so that larger ones are drawn more often.
+        group = groups[0] if len(groups) == 1 else chance.pick([group for group in groups for _ in group])
+        return chance.sample(group, talkers)
+
+    def _turns(self, chance: Chance, talkers: int) -> tuple[list[int], list[Turn]]:
+        """Draw the speakers of a conversation and their turns."""
         config = self.config
         for _ in range(_ATTEMPTS):
-            chosen = chance.sample(self.pools, talkers)
-            if sum(pool.shortest + TICK for pool in chosen) <= config.duration:
+            speakers = self._speakers(chance, talkers)
+            pools = [Pool(self.sources.seconds(k), self.sources.of_speaker[k].start) for k in speakers]
+            if sum(pool.shortest + TICK for pool in pools) <= config.duration:
                 steps = self._fitted(chance) if self._fitted else concatenated_steps(chance, talkers, config.gap)
-                return converse(chance, chosen, steps, config.duration)
+                return speakers, converse(chance, pools, steps, config.duration)
         raise UserError(f"set '{self.name}': in {_ATTEMPTS} draws of {talkers} speakers, one utterance of each was "
                         f"never within duration: {config.duration} s; raise it or use shorter sources")
 
     def _rir(self, chance: Chance) -> Optional[str]:
         reverberate = bool(self.rirs) and chance.uniform(0, 1) < self.config.rir_probability
         return chance.pick(self.rirs) if reverberate else None
-
-    def _source(self, utterance: Utterance, onset: float, rir: Optional[str]) -> Source:
-        return Source(utterance.utt, utterance.spk, utterance.text, self.sources.wav[utterance.rec], utterance.start,
-                      utterance.end, onset, 1.0, rir, self.sources.channel(utterance.rec))
 
     def _gain(self, sources: Sequence[Source], chance: Chance) -> float:
         """Draw the gain of a speaker, whose sources keep their levels relative to each other."""
@@ -280,10 +289,9 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
             raise at(out, None, "is a data directory that was not simulated; it is not overwritten",
                      "give the set another name in the configuration")
         statistics = _statistics(config, data_dir) if config.conversation == STATISTICS else None
-        sources = read_sources(data_dir, config.sources)
-        if config.alone:
-            sources = replace(sources, utterances=spoken_alone(sources.utterances))
-        beside = replace(config, noise_scp=_list(config.noise_scp, data_dir), rir_scp=_list(config.rir_scp, data_dir))
+        sources = read_sources(data_dir, config.sources, config.alone)
+        beside = replace(config, noise_scp=_list("noise_scp", config.noise_scp, data_dir),
+                         rir_scp=_list("rir_scp", config.rir_scp, data_dir))
         drawn = draw_mixtures(sources, beside, name, statistics, nj)
         # For enrolment, which is from the same data dirs.
         write_source_dirs(out, config.sources)
@@ -293,50 +301,7 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
     return numbers
 
 
-def read_sources(data_dir: Pathlike, names: Sequence[str]) -> DataDir:
-    """Read a directory of sources; of several, the names of recordings and speakers begin with the directory's.
-
-    Raises:
-        UserError: one of them is not there; the message says what makes it.
-    """
-    read = []
-    for name in names:
-        if not (Path(data_dir) / name).is_dir():
-            corpus = next((v for prefix, v in _VARIABLES.items() if name.startswith(prefix)), None)
-            where = f" with {corpus} set in db.sh" if corpus else ", where db.sh says where the corpus is"
-            raise at(Path(data_dir) / name, None, "no such data directory", f"stage 1 makes it{where}"
-                     + (", or take it out of 'source' in conf/simulate.yaml" if len(names) > 1 else ""))
-        read.append(DataDir.read(Path(data_dir) / name))
-    if len(read) == 1:
-        return read[0]
-    wav: dict[str, str] = {}
-    channel: dict[str, str] = {}
-    utterances: list[Utterance] = []
-    for name, source in zip(names, read):
-        prefix = f"{Path(name).name}_"
-        wav |= {prefix + rec: entry for rec, entry in source.wav.items()}
-        channel |= {prefix + rec: value for rec, value in source.extra.get("channel", {}).items()}
-        utterances += [replace(u, rec=prefix + u.rec, spk=prefix + u.spk) for u in source.utterances]
-    return DataDir(Path(data_dir), wav, utterances, extra={"channel": channel})
-
-
-def spoken_alone(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """Return the utterances that no other utterance of their recording overlaps, in their order."""
-    by_rec: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        by_rec[utterance.rec].append(utterance)
-    alone = []
-    for of_rec in by_rec.values():
-        ordered = sorted(of_rec, key=lambda u: (u.start, u.end))
-        until = -math.inf  # the latest end of those before
-        for utterance, after in zip(ordered, [*(u.start for u in ordered[1:]), math.inf]):
-            if until <= utterance.start and utterance.end <= after:
-                alone.append(utterance)
-            until = max(until, utterance.end)
-    return sorted(alone, key=lambda u: u.utt)
-
-
-def _list(scp: Optional[str], data_dir: Pathlike) -> Optional[str]:
+def _list(key: str, scp: Optional[str], data_dir: Pathlike) -> Optional[str]:
     """Return where a list of recordings is: beside the sources, or the path as it stands.
 
     Raises:
@@ -347,9 +312,10 @@ def _list(scp: Optional[str], data_dir: Pathlike) -> Optional[str]:
     beside = Path(data_dir) / scp
     path = beside if beside.exists() else Path(scp)
     if not path.exists():
+        stage = f"{_LISTS[scp]}, or " if scp in _LISTS else ""
         raise at(beside, None, "no such list of recordings",
-                 f"make it: python -m espnet_mt_llm.bin.list_audio --root <folder> --out {beside}   (a recipe's "
-                 "local/data.sh does where db.sh has NOISE= and RIRS=), or take it out of conf/simulate.yaml")
+                 f"{stage}make it: python -m espnet_mt_llm.bin.list_audio --root <folder> --out {beside}   , or take "
+                 f"{key} out of the configuration (conf/simulate.yaml)")
     return str(path)
 
 

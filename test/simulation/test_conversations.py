@@ -23,21 +23,22 @@ from espnet_mt_llm.datadir.textgrid import read_textgrid
 from espnet_mt_llm.datadir.validate import validate
 from espnet_mt_llm.simulation.config import SimulationConfig
 from espnet_mt_llm.simulation.conversations import FittedSteps, Pool, Step, concatenated_steps, converse
-from espnet_mt_llm.simulation.draw import REPORT, draw_mixtures, draw_sets, read_sources
+from espnet_mt_llm.simulation.draw import REPORT, draw_mixtures, draw_sets
 from espnet_mt_llm.simulation.manifest import Manifest
 from espnet_mt_llm.simulation.mixtures import MixtureReader, SourceCache, render
+from espnet_mt_llm.simulation.sources import Sources, read_sources
 from espnet_mt_llm.simulation.turn_statistics import ROWS, TurnStatistics, read_statistics
 from espnet_mt_llm.simulation.write import write_mixtures
 
 RATE = 16000
 
 
-def pool_of(lengths, name="s"):
-    return Pool([Utterance(f"{name}{k}", "r", name, 1.0, 1.0 + n, "") for k, n in enumerate(lengths)])
+def pool_of(lengths):
+    return Pool([float(n) for n in lengths])
 
 
 def spans(turns):
-    return [(t.speaker, t.onset, t.onset + t.utterance.end - t.utterance.start) for t in turns]
+    return [(t.speaker, t.onset, t.onset + t.seconds) for t in turns]
 
 
 LENGTHS = st.lists(st.integers(2, 1500).map(lambda n: n / 100 + 0.0012345), min_size=1, max_size=30)
@@ -53,7 +54,7 @@ def check_rules(turns, speakers, duration):
     assert all(abs(100 * onset - round(100 * onset)) < 1e-6 for onset in onsets)
     assert {t.speaker for t in turns} == set(range(speakers))
     assert max(end for *_, end in spans(turns)) <= duration + 1e-5
-    assert len({(t.speaker, t.utterance.utt) for t in turns}) == len(turns)
+    assert len({(t.speaker, t.utterance) for t in turns}) == len(turns)
     for _, own in groupby(sorted(spans(turns)), key=lambda s: s[0]):
         own = list(own)
         assert all(a[2] <= b[1] + 1e-5 for a, b in zip(own, own[1:]))
@@ -61,7 +62,7 @@ def check_rules(turns, speakers, duration):
 
 @given(st.lists(LENGTHS, min_size=1, max_size=5), STATISTICS, st.integers(0, 10**6), st.floats(0, 40))
 def test_rules_of_fitted_conversations(lengths, statistics, seed, more):
-    pools = [pool_of(of_speaker, f"s{k}") for k, of_speaker in enumerate(lengths)]
+    pools = [pool_of(of_speaker) for of_speaker in lengths]
     duration = sum(pool.shortest + 0.01 for pool in pools) + more  # from "each says a word" on
     chance = Chance(seed)
     turns = converse(chance, pools, FittedSteps(statistics)(chance), duration)
@@ -72,7 +73,7 @@ def test_rules_of_fitted_conversations(lengths, statistics, seed, more):
 
 @given(st.lists(LENGTHS, min_size=1, max_size=4), st.integers(0, 10**6), st.floats(0, 3), st.floats(0, 3))
 def test_rules_of_concatenated_conversations(lengths, seed, low, width):
-    pools = [pool_of(of_speaker, f"s{k}") for k, of_speaker in enumerate(lengths)]
+    pools = [pool_of(of_speaker) for of_speaker in lengths]
     chance = Chance(seed)
     duration = sum(pool.shortest + 0.01 for pool in pools) + 30
     turns = converse(chance, pools, concatenated_steps(chance, len(pools), (low, low + width)), duration)
@@ -85,21 +86,21 @@ def test_rules_of_concatenated_conversations(lengths, seed, low, width):
 def test_pool():
     pool = pool_of([3, 1, 2, 5])
     assert pool.shortest == 1
-    assert {pool.copy().take(Chance(k), 1.5, 3.5).utt for k in range(20)} == {"s0", "s2"}
-    assert pool.copy().take(Chance(0), 10, 4).utt == "s0"  # none is so long: the longest that fits
-    assert pool.copy().take(Chance(0), 4, 4.5).utt == "s0"
+    assert {pool.copy().take(Chance(k), 1.5, 3.5) for k in range(20)} == {(0, 3.0), (2, 2.0)}
+    assert pool.copy().take(Chance(0), 10, 4) == (0, 3.0)  # none is so long: the longest that fits
+    assert pool.copy().take(Chance(0), 4, 4.5) == (0, 3.0)
     rest = pool.copy()
-    assert {rest.take(Chance(0), 0, 9).utt for _ in range(4)} == {"s0", "s1", "s2", "s3"} and rest.shortest == np.inf
+    assert {rest.take(Chance(0), 0, 9)[0] for _ in range(4)} == {0, 1, 2, 3} and rest.shortest == np.inf
     many = pool_of([k / 10 for k in range(1, 101)])
     near = [many.copy().take_near(Chance(k), 5.0, 5.2) for k in range(50)]
-    assert all(4.2 <= u.end - u.start <= 5.2001 for u in near) and len({u.utt for u in near}) > 5
-    assert many.copy().take_near(Chance(1), 0.0, 0.1).utt == "s0"
+    assert all(4.2 <= seconds <= 5.2001 for _, seconds in near) and len(set(near)) > 5
+    assert many.copy().take_near(Chance(1), 0.0, 0.1) == (0, 0.1)
 
 
 def test_step_by_step():
     """B answers inside A's turn, then breaks in a second before A ends; after a pause B goes on."""
     for seed in range(20):
-        pools = [pool_of([6.0] * 3, "a"), pool_of([0.5] + [6.0] * 3, "b")]
+        pools = [pool_of([6.0] * 3), pool_of([0.5] + [6.0] * 3)]
         steps = iter([Step(False, -1.0, (0.5,)), Step(True, 0.3), Step(False, 9.0)])
         turns = spans(converse(Chance(seed), pools, steps, 18.0))
         if len(turns) == 4 and turns[0][0] == 0:
@@ -116,7 +117,7 @@ def of_durations(conversations, least=100):
     for k, conversation in enumerate(conversations):
         for speaker, start, end in conversation:
             lengths.setdefault(f"{k}{speaker}", []).append(end - start)
-    return [pool_of(of_speaker, name) for name, of_speaker in lengths.items() if len(of_speaker) >= least]
+    return [pool_of(of_speaker) for of_speaker in lengths.values() if len(of_speaker) >= least]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_statistics_of_real_meetings_are_met(meetings, corpus, speakers):
 
 
 def test_concatenated_turns():
-    pools = [pool_of(np.random.default_rng(k).uniform(1, 12, 200), f"s{k}") for k in range(4)]
+    pools = [pool_of(np.random.default_rng(k).uniform(1, 12, 200)) for k in range(4)]
     simulated = []
     for number in range(500):
         chance = Chance(number)
@@ -194,7 +195,7 @@ def config(request, target, sources, noise_scp, rir_scp):
 
 def drawn(sources, config, name="talk"):
     statistics = read_statistics(config.statistics).limited(config.max_gap) if config.statistics else None
-    return list(draw_mixtures(sources, config, name, statistics))
+    return list(draw_mixtures(Sources.of(sources), config, name, statistics))
 
 
 def test_conversations_are_mixtures(sources, config):
@@ -245,13 +246,13 @@ def test_a_conversation_depends_on_its_number_alone(sources, config):
 def test_several_processes_draw_the_same(sources, config):
     config = replace(config, num_mixtures={2: 12, 3: 9})
     statistics = read_statistics(config.statistics).limited(7) if config.statistics else None
-    one, two = (list(draw_mixtures(sources, config, "talk", statistics, nj)) for nj in (1, 2))
+    one, two = (list(draw_mixtures(Sources.of(sources), config, "talk", statistics, nj)) for nj in (1, 2))
     assert one == two and len(one) == 21
 
 
 def test_a_mistake_in_a_process_is_the_users(sources):
     with pytest.raises(UserError, match="never within duration"):
-        list(draw_mixtures(sources, configuration(duration=0.9, num_mixtures={3: 20}), "talk", None, 2))
+        list(draw_mixtures(Sources.of(sources), configuration(duration=0.9, num_mixtures={3: 20}), "talk", None, 2))
 
 
 def test_sets_are_written_and_streamed_alike_with_the_same_bytes(sources, config, tmp_path):
@@ -317,7 +318,7 @@ def test_sources_of_several_directories(tmp_path, sources):
                                         a / 4 + 0.25, "hi") for a in range(8)],
             extra={"channel": {"rec00": "2"}}).write(tmp_path / "near")
     pooled = read_sources(tmp_path, [str(sources.path), "near"])
-    assert {u.spk for u in pooled.utterances} == {"train_S0", "train_S1", "train_S2", "train_S3", "near_S0"}
+    assert set(pooled.names) == {"train_S0", "train_S1", "train_S2", "train_S3", "near_S0"}
     config = configuration(source=[str(sources.path), "near"], num_mixtures={5: 2})
     draw_sets({"talk": config}, tmp_path)
     for m in Manifest(tmp_path / "talk" / "mixtures.jsonl").values():

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from espnet_mt_llm.common import Chance, UserError
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map
 from espnet_mt_llm.simulation.config import SimulationConfig
-from espnet_mt_llm.simulation.draw import draw_mixtures, draw_onsets, draw_sets, overlap_share, spoken_alone
+from espnet_mt_llm.simulation.draw import draw_mixtures, draw_onsets, draw_sets, overlap_share
 from espnet_mt_llm.simulation.mixtures import SourceCache, layers, render
+from espnet_mt_llm.simulation.sources import Sources, spoken_alone
 
 
 def configuration(**values):
@@ -20,7 +21,7 @@ def configuration(**values):
 
 
 def drawn(sources, **values):
-    return list(draw_mixtures(sources, configuration(**values), "set"))
+    return list(draw_mixtures(Sources.of(sources), configuration(**values), "set"))
 
 
 def test_numbers_speakers_and_texts(sources):
@@ -119,12 +120,47 @@ def test_too_few_speakers(sources):
         drawn(sources, num_mixtures={5: 1})
 
 
+def test_speakers_of_a_mixture_from_one_source(sources, tmp_path):
+    sources.write(tmp_path / "far")
+    few = {u.spk: u for u in sources.utterances if u.spk in ("S0", "S1")}
+    replace(sources, utterances=list(few.values())).write(tmp_path / "near")
+    for values in ({}, {"conversation": "concatenated", "duration": 4}):
+        mixed = configuration(source=["far", "near"], num_mixtures={2: 30, 3: 5}, write=False, **values)
+        draw_sets({"one": replace(mixed, same_source=True), "any": mixed}, tmp_path)
+        met = {}
+        for name in ("one", "any"):
+            lines = (tmp_path / name / "mixtures.jsonl").read_text().splitlines()
+            met[name] = [{s["spk"].split("_")[0] for s in json.loads(line)["sources"]} for line in lines]
+        assert all(len(places) == 1 for places in met["one"]) and any(len(places) == 2 for places in met["any"])
+        assert {"near"} in met["one"][:30] and met["one"][30:] == [{"far"}] * 5, "near has two speakers"
+    with pytest.raises(UserError, match=r"4 speakers for mixtures of 5 talkers \(set 'one', same_source\)"):
+        draw_sets({"one": replace(mixed, same_source=True, num_mixtures={5: 1})}, tmp_path)
+    with pytest.raises(UserError, match="same_source: 'yes'; true or false is expected"):
+        configuration(same_source="yes")
+
+
+def test_sources_are_what_the_directory_has(sources, tmp_path):
+    """Columns give back every utterance; nothing but the columns grows with their number."""
+    found = Sources.of(replace(sources, extra={"channel": {"rec00": "2"}}))
+    assert found.names == ["S0", "S1", "S2", "S3"] and len(found) == 12 and found.source_of == [0] * 4
+    drawn_ones = [found.source(k, i, 0.0, None) for k, part in enumerate(found.of_speaker) for i in part]
+    assert [(s.utt, s.spk, s.text, s.wav, s.start, s.end, s.channel) for s in drawn_ones] == [
+        (u.utt, u.spk, u.text, sources.wav[u.rec], u.start, u.end, 2 if u.rec == "rec00" else None)
+        for u in sources.utterances]
+    assert [found.seconds(2), found.length(6)] == [[u.end - u.start for u in sources.utterances[6:9]],
+                                                   found.seconds(2)[0]]
+    found.add(sources, 1, "a_")
+    assert found.names == ["S0", "S1", "S2", "S3", "a_S0", "a_S1", "a_S2", "a_S3"] and found.source_of[4] == 1
+    with pytest.raises(UserError, match="the speaker 'a_S0' is in another source, too"):
+        found.add(sources, 2, "a_")
+
+
 def test_data_directories(sources, tmp_path, noise_scp):
     configs = {"a_mix": configuration(source=str(sources.path), noise_scp=noise_scp),
                "b_mix": configuration(source=str(sources.path), write=False)}
     assert draw_sets(configs, tmp_path) == {"a_mix": 16, "b_mix": 16}
     data = DataDir.read(tmp_path / "a_mix")
-    manifest = {m.id: m for m in draw_mixtures(sources, configs["a_mix"], "a_mix")}
+    manifest = {m.id: m for m in draw_mixtures(Sources.of(sources), configs["a_mix"], "a_mix")}
     assert data.wav.keys() == manifest.keys() == data.extra["utt2num_spk"].keys() == data.extra["noise1.scp"].keys()
     assert len(data.extra["spk3.scp"]) == 6 and len(data.extra["spk2.scp"]) == 12
     for u in data.utterances:
@@ -183,8 +219,11 @@ def test_only_what_was_spoken_alone_is_mixed(sources, tmp_path):
 def test_lists_of_recordings_lie_beside_the_sources(sources, tmp_path, noise_scp):
     sources.write(tmp_path / "train")
     configs = {"mix": configuration(num_mixtures={2: 2, 9: 0}, noise_scp="noise/noise.scp", write=False)}
-    with pytest.raises(UserError, match="noise/noise.scp: no such list of recordings; make it: .*list_audio"):
+    with pytest.raises(UserError, match="no such list .* unpack noise.tar.gz of OpenSLR 159 .* take noise_scp out"):
         draw_sets(configs, tmp_path)
+    other = {"mix": replace(configs["mix"], noise_scp=None, rir_scp="mine.scp")}
+    with pytest.raises(UserError, match="no such list .*; make it: .*list_audio --root .*, or take rir_scp out"):
+        draw_sets(other, tmp_path)
     (tmp_path / "noise").mkdir()
     (tmp_path / "noise/noise.scp").write_bytes(open(noise_scp, "rb").read())
     assert draw_sets(configs, tmp_path) == {"mix": 2}

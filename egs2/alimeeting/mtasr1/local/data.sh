@@ -6,6 +6,7 @@ datadir=data          # the data directories are made in here
 lang=zh               # language; the corpus is Mandarin
 nj=1                  # parallel jobs
 debug=false           # a few meetings only
+fields=far,near       # the array (far), the headsets (near)
 channel=1             # of the 8 far-field channels
 profile=zh_char       # text normalisation: zh_char (NFKC) or zh_char_official (M2MeT's script)
 allow_problems=false  # go on when single meetings cannot be used
@@ -16,15 +17,28 @@ allow_problems=false  # go on when single meetings cannot be used
 [ "${lang}" = zh ] || { echo "local/data.sh: --lang ${lang}: the corpus is Mandarin; leave --lang out" >&2; exit 1; }
 common=(--out "${datadir}" --nj "${nj}" --debug "${debug}" --allow_problems "${allow_problems}")
 python3 -m espnet_mt_llm.bin.prepare_alimeeting --root "${ALIMEETING}" --channel "${channel}" --profile "${profile}" \
-    "${common[@]}"
+    --fields ${fields//,/ } "${common[@]}"
 if [ -n "${AISHELL2}" ]; then
     python3 -m espnet_mt_llm.bin.prepare_aishell2 --root "${AISHELL2}" "${common[@]}"
 fi
 if [ -n "${LIBRISPEECH}" ]; then
     python3 -m espnet_mt_llm.bin.prepare_librispeech --root "${LIBRISPEECH}" "${common[@]}"
 fi
-for list in "noise ${NOISE}" "rir ${RIRS}"; do
-    if [ -n "${list#* }" ]; then
-        python3 -m espnet_mt_llm.bin.list_audio --root "${list#* }" --out "${datadir}/${list%% *}.scp"
+
+# list_audio <folder, or folder/glob> <scp> [<option>...]: list the recordings of a folder
+list_audio() {
+    local root=$1 pattern='*'
+    if [ ! -d "${root}" ] && [[ ${root} == *[*?[]* ]]; then
+        root=${root%%[*?[]*}  # up to the folder before the first * ? or [
+        root=${root%/*}/
+        pattern=${1#"${root}"}
     fi
-done
+    python3 -m espnet_mt_llm.bin.list_audio --root "${root}" --pattern "${pattern}" --out "$2" "${@:3}"
+}
+
+if [ -n "${NOISE}" ]; then
+    list_audio "${NOISE}" "${datadir}/noise.scp"
+fi
+if [ -n "${RIRS}" ]; then
+    list_audio "${RIRS}" "${datadir}/rir.scp" ${NOISE:+--apart_from "${datadir}/noise.scp"}
+fi
