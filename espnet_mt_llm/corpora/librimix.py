@@ -40,7 +40,7 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Mapping, Optional, Sequence
 
-from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, nearest
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, nearest
 from espnet_mt_llm.corpora import librispeech
 from espnet_mt_llm.corpora.librimix_files import (
     OFFSETS_FROM,
@@ -61,6 +61,7 @@ from espnet_mt_llm.corpora.librimix_files import (
 )
 from espnet_mt_llm.corpora.meetings import SetSummary, table
 from espnet_mt_llm.corpora.problems import Problems
+from espnet_mt_llm.datadir.enrolment import write_source_dirs
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id
 from espnet_mt_llm.simulation.draw import overlap_share
 from espnet_mt_llm.simulation.librimix import RATE, TOOLS
@@ -221,7 +222,7 @@ def prepare(librispeech_root: Pathlike, metadata: Pathlike, out: Pathlike, *, wh
         mixed += _prepare_part(part, lacks, no_noise, inputs, select, output, problems, not_made, nj)
     print(table(summaries + mixed), flush=True)
     made = {s.name for s in mixed if s.sessions}
-    print("".join(line + "\n" for line in _end(not_made, made, select)), end="", flush=True)
+    print("".join(line + "\n" for line in _end(not_made, made, select, output.folder)), end="", flush=True)
     problems.finish(allow_problems)
     if not made:
         raise UserError("no set of mixtures was made")
@@ -243,12 +244,14 @@ def _no_noise(select: Selection, wham: Optional[Pathlike], problems: Problems) -
         return f"they need noise: {e}"
 
 
-def _end(not_made: Mapping[str, str], made: set[str], select: Selection) -> list[str]:
+def _end(not_made: Mapping[str, str], made: set[str], select: Selection, out: Path) -> list[str]:
     """Return the last lines of the output: sets that were not made and why, and a command that does without them."""
     names: dict[str, list[str]] = {}
     for name, reason in not_made.items():
         names.setdefault(reason, []).append(name)
     lines = [f"not made: {' '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
+    old = [str(out / name) for name in not_made if (out / name / "wav.scp").exists()]
+    lines += [f"an earlier run has left sets that were not made now: rm -r {' '.join(old)}"] if old else []
     for condition, kind, group in itertools.product(("offset", "plain"), ("both", "clean"), ((2, 3), (2,), (3,))):
         train, valid = ([name for part in parts if (name := select.name(part, group, kind, condition)) in made]
                         for parts in (("train_100", "train_360"), ("dev",)))
@@ -456,8 +459,7 @@ def _write(made: _Set, output: Output, out: Path) -> None:
     wav = {key: str(out / "audio" / "mix" / f"{key}.wav") if output.write else render_command(manifest, key)
            for key in made.lines}
     DataDir(out, wav, made.utterances, made.seconds, {**made.maps, MANIFEST: made.lines}).write(out)
-    with atomic_open(out / "source_dirs") as f:
-        f.writelines(f"{name}\n" for name in sorted(made.sources))
+    write_source_dirs(out, sorted(made.sources))
 
 
 def _same_lines(path: Path, lines: Mapping[str, str]) -> bool:

@@ -516,6 +516,10 @@ def test_without_published_offsets_of_three_talkers_dev_and_test_are_not_made(re
         '--test_sets "dev_2mix_both_offset test_2mix_both_offset"')
     recipe.prepare(tmp_path / "drawn", select={**ARGUMENTS, "draw_offsets": True})
     assert made(tmp_path / "drawn") == made(tmp_path / "all") and "not made" not in capsys.readouterr().out
+    capsys.readouterr()
+    recipe.prepare(tmp_path / "drawn", select=ARGUMENTS)
+    assert f"an earlier run has left sets that were not made now: rm -r {tmp_path}/drawn/dev_3mix_clean_offset " in (
+        capsys.readouterr().out)
     recipe.prepare(tmp_path / "named", select=ARGUMENTS, offset_metadata=[recipe.root])
     for name in sorted(left):
         manifest = "mixtures.jsonl"
