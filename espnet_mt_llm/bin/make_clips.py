@@ -1,12 +1,10 @@
 """Cut the sessions of a data dir into clips: data/<set> becomes dump/<set>."""
 
 import argparse
-from pathlib import Path
 
-from espnet_mt_llm.common import command
+from espnet_mt_llm.common import command, str2bool
 from espnet_mt_llm.datadir.clip_policies import POLICIES
-from espnet_mt_llm.datadir.clips import STATISTICS, make_clips
-from espnet_mt_llm.datadir.statistics import Statistics
+from espnet_mt_llm.datadir.clips import make_clips
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,6 +19,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=int, default=16000, help="samples per second; other rates are resampled")
     parser.add_argument("--job", type=int, default=1, help="which part to make, from 1")
     parser.add_argument("--num_jobs", type=int, default=1, help="with more than one job, run merge_clips afterwards")
+    parser.add_argument("--allow_problems", type=str2bool, default=False,
+                        help="go on without recordings that cannot be used; of several jobs, tell merge_clips")
     return parser
 
 
@@ -29,12 +29,8 @@ def main() -> None:
     """Run the command."""
     args = vars(get_parser().parse_args())
     out = args.pop("out_dir")
-    clips = make_clips(args.pop("data_dir"), out, **args)
-    if args["num_jobs"] == 1:
-        print(f"{out}: {Statistics.read(Path(out) / STATISTICS)}")
-    else:
-        hours = sum(clip.end - clip.start for clip in clips) / 3600
-        print(f"{len(clips)} clips, {hours:.2f} hours")
+    made = make_clips(args.pop("data_dir"), out, **args)
+    print(f"{out}: {made}" if args["num_jobs"] == 1 else made)
 
 
 if __name__ == "__main__":

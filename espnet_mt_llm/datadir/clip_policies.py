@@ -56,8 +56,8 @@ def utterance_group(utterances: Sequence[Utterance], duration: float, rules: Rul
     """Join consecutive utterances up to ``max_clip`` seconds; cut only where nobody speaks.
 
     Utterances that overlap form an island, which is not cut unless it is longer than ``max_clip``: such a one is cut as
-    :func:`no_overlap_cut` does, into clips of its own. A cut in a pause lies in the middle of it, at most a quarter of a
-    second from the speech.
+    :func:`no_overlap_cut` does, into clips of its own. A cut in a pause lies in the middle of it, at most a quarter of
+    a second from the speech.
     """
     islands = _islands(utterances)
     groups: list[tuple[float, float]] = []

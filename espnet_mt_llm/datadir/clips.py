@@ -1,5 +1,6 @@
 """Cut sessions into clips: a data dir becomes a dump dir with one mono recording and one supervision line per clip."""
 
+import heapq
 import json
 import logging
 import math
@@ -8,30 +9,25 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Iterable, Mapping
+from typing import Iterable, Iterator, Mapping, Optional, TextIO
 
 import numpy as np
 
-from espnet_mt_llm.common import Chance, Pathlike, UserError, at, nearest, progress
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, nearest, progress
 from espnet_mt_llm.datadir.audio import AudioInfo, AudioReader, check_channel, info, is_pipe, to_float32, write_audio
 from espnet_mt_llm.datadir.clip_policies import POLICIES, Rules
-from espnet_mt_llm.datadir.kaldi import (
-    OVERSHOOT,
-    DataDir,
-    Utterance,
-    format_seconds,
-    is_signal,
-    key_of,
-    read_table,
-    spk2utt_of,
-    write_map,
-    write_table,
-)
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT, Utterance, check_line, format_seconds, key_of, splitter
+from espnet_mt_llm.datadir.problems import Problems
+from espnet_mt_llm.datadir.sessions import MANIFEST, Session, Sessions
 from espnet_mt_llm.datadir.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
 STATISTICS = "statistics.json"
+_NAMES = ("utt2spk", "spk2utt", "utt2dur", "utt2num_samples", "utt2num_spk", "supervision")
+# What a job found wrong, until the parts are put together.
+_PROBLEMS = "problems.json"
+_WITHOUT_PROBLEMS = "./run.sh --allow_problems true"
 # Lengths are differences of times: seconds that are less than a sample are no excess.
 _TOLERANCE = 1e-6
 
@@ -58,7 +54,8 @@ def make_clips(
     rate: int = 16000,
     job: int = 1,
     num_jobs: int = 1,
-) -> list[Clip]:
+    allow_problems: bool = False,
+) -> Statistics:
     """Cut the sessions of ``data_dir`` and write a dump dir.
 
     A clip that is a whole mono recording at ``rate`` is referenced; every other one is written, resampled, as
@@ -66,7 +63,7 @@ def make_clips(
     space and more time to write than all the rest. Of a recording with several channels the one that the file
     ``channel`` names is taken; each recording is read once, from begin to end. Audio that an earlier run left there is
     kept when it is newer than its source. A clip in which nobody speaks is left out; ``statistics.json`` says what came
-    out.
+    out. A recording that cannot be used stops no other; ``problems.tsv`` lists those.
 
     Args:
         policy: one of ``POLICIES``.
@@ -75,59 +72,90 @@ def make_clips(
         rate: samples per second of the clips.
         job, num_jobs: make every ``num_jobs``-th recording, begin with the ``job``-th (from 1); with more than one job,
             :func:`merge_clips` puts the parts together.
+        allow_problems: go on without recordings that cannot be used; of several jobs, :func:`merge_clips` is told.
+
+    Returns:
+        What came out; what was cut is in the files.
 
     Raises:
-        UserError: audio that cannot be used, an utterance beyond the end, what the policy refuses, or no clip at all.
+        UserError: what the policy refuses, no clip at all, or recordings that cannot be used (audio, an utterance
+            beyond the end) and are not allowed; the clips of the others have their audio then, and are not listed.
     """
     if policy not in POLICIES:
         raise UserError(f"unknown policy '{policy}'; {nearest(policy, POLICIES)}")
     if not 1 <= job <= num_jobs:
         raise UserError(f"job {job} of {num_jobs}: jobs count from 1 to num_jobs")
-    data, out = DataDir.read(data_dir), Path(out_dir)
-    source = _Source(data, out, rate)
-    by_rec: dict[str, list[Utterance]] = {rec: [] for rec in sorted(data.wav)[job - 1 :: num_jobs]}
-    for u in data.utterances:
-        if u.rec in by_rec:
-            by_rec[u.rec].append(u)
-    clips: list[Clip] = []
+    out = Path(out_dir)
+    sessions = Sessions(data_dir, out, job, num_jobs)
+    problems = Problems(out, _WITHOUT_PROBLEMS)
+    problems.count(sessions.path.name, len(sessions.recs))
+    source = _Source(out, rate)
+    where = out if num_jobs == 1 else out / "jobs" / f"{job}of{num_jobs}"
     total = Statistics.zero()
-    tables: dict[str, dict[str, str]] = {name: {} for name in _names(source)}
-    for rec, utterances in progress(by_rec.items(), f"clips of {data.path.name}", len(by_rec)):
-        with _Recording(source, rec) as recording:
-            duration = recording.info.duration
-            rules = Rules(max_clip, min_clip, Chance(seed, rec))
-            made = _cut(data, rec, _within(data, rec, utterances, duration), duration, policy, rules)
-            total += _statistics(made, utterances, duration, max_clip)
-            for clip in made:
-                for name, value in _lines(clip, recording).items():
-                    tables[name][clip.id] = value
-        clips += made
-    if num_jobs == 1:
-        _finish(out, tables, total)
-    else:
-        _write(out / "jobs" / f"{job}of{num_jobs}", tables, total)
-    return clips
+    names = [*_NAMES, *sessions.signals, *[MANIFEST] * sessions.simulated]
+    with _Tables(where, names) as tables:
+        for session in progress(sessions, f"clips of {sessions.path.name}", len(sessions.recs)):
+            tables.write_before(session.rec)
+            recording = None
+            with problems.of(sessions.path.name, session.rec):
+                recording = _Recording(source, session)
+            if recording is None:
+                continue
+            clips = _cut(recording, policy, Rules(max_clip, min_clip, Chance(seed, session.rec)))
+            with problems.of(sessions.path.name, session.rec):
+                tables.add(_render(clips, recording))
+                total += _statistics(clips, recording, max_clip)
+        if num_jobs == 1:
+            problems.finish(allow_problems)
+            _check_any(out, total)
+        else:
+            found = {"set": sessions.path.name, "sessions": len(sessions.recs), "problems": problems.rows}
+            with atomic_open(where / _PROBLEMS) as f:
+                json.dump(found, f, ensure_ascii=False)
+        _prepare(where, names, total)
+    return total
 
 
-def merge_clips(out_dir: Pathlike, num_jobs: int) -> None:
+def merge_clips(out_dir: Pathlike, num_jobs: int, allow_problems: bool = False) -> Statistics:
     """Put together what ``num_jobs`` runs of :func:`make_clips` wrote, and remove the parts.
 
+    Args:
+        allow_problems: go on without the recordings that cannot be used; they are listed in ``problems.tsv``.
+
     Raises:
-        UserError: the part of a job is not there.
+        UserError: the part of a job is not there, no clip at all, or recordings that cannot be used and are not
+            allowed; the parts stay then.
     """
-    out = Path(out_dir)
-    tables: dict[str, dict[str, str]] = {}
-    total = Statistics.zero()
-    for job in range(1, num_jobs + 1):
-        part = out / "jobs" / f"{job}of{num_jobs}"
+    out, problems, total = Path(out_dir), Problems(out_dir, _WITHOUT_PROBLEMS), Statistics.zero()
+    parts = [out / "jobs" / f"{job}of{num_jobs}" for job in range(1, num_jobs + 1)]
+    sessions = 0
+    for job, part in enumerate(parts, 1):
         if not (part / "wav.scp").exists():
             raise at(part, None, "this job has not finished", f"run make_clips with --job {job} --num_jobs {num_jobs}")
         total += Statistics.read(part / STATISTICS)
-        for f in sorted(part.iterdir()):
-            if key_of(f.name) and f.name != "spk2utt":
-                tables.setdefault(f.name, {}).update(read_table(f))
-    _finish(out, tables, total)
+        found = json.loads((part / _PROBLEMS).read_text(encoding="utf-8"))
+        sessions += found["sessions"]
+        problems.count(found["set"], sessions)
+        problems.rows += map(tuple, found["problems"])
+    problems.finish(allow_problems)
+    _check_any(out, total)
+    names = sorted({f.name for part in parts for f in part.iterdir() if key_of(f.name)}, key=lambda n: n != "wav.scp")
+    with ExitStack() as opened:
+        # What is opened first is closed last, and so appears last: wav.scp.
+        for name in names:
+            f = opened.enter_context(atomic_open(out / name))
+            f.writelines(_merged([part / name for part in parts]))
+        _prepare(out, names, total)
     shutil.rmtree(out / "jobs")
+    return total
+
+
+def _merged(paths: list[Path]) -> Iterator[str]:
+    """Yield the lines of sorted maps in the order of their ids."""
+    split = splitter(paths[0])
+    with ExitStack() as opened:
+        files = [opened.enter_context(open(f, encoding="utf-8", newline="\n")) for f in paths if f.exists()]
+        yield from heapq.merge(*files, key=lambda line: split(line)[0])
 
 
 def supervision(clip: Clip) -> str:
@@ -148,20 +176,10 @@ def supervision(clip: Clip) -> str:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the audio of clips comes from and goes to."""
+    """What all clips have in common: where they go, and how many samples a second has."""
 
-    data: DataDir
     out: Path
     rate: int
-
-    @property
-    def manifest(self) -> Mapping[str, str]:
-        return self.data.extra.get("mixtures.jsonl", {})
-
-    @property
-    def signals(self) -> dict[str, dict[str, str]]:
-        """Return the maps of clean sources by file name, the mixture itself first."""
-        return {"wav.scp": self.data.wav, **{n: table for n, table in self.data.extra.items() if is_signal(n)}}
 
 
 @dataclass
@@ -169,20 +187,22 @@ class _Recording:
     """One recording and its clean sources; each file is opened when it is needed, and read once."""
 
     source: _Source
-    rec: str
+    session: Session
     info: AudioInfo = field(init=False)
+    utterances: list[Utterance] = field(init=False)
     _readers: dict[str, AudioReader] = field(default_factory=dict)
     _opened: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
-        entry, channel = self.source.data.wav[self.rec], self.source.data.channel(self.rec)
-        if self.rec in self.source.manifest and is_pipe(entry):
+        entry, channel = self.session.entries["wav.scp"], self.session.channel
+        if self.session.manifest is not None and is_pipe(entry):
             # A mixture that is made on the fly is described by its manifest and not rendered.
-            mixture = json.loads(self.source.manifest[self.rec])
+            mixture = json.loads(self.session.manifest)
             self.info = AudioInfo(mixture["rate"], 1, mixture["num_samples"])
         else:
             self.info = info(entry)
         check_channel(self.info, channel, entry)
+        self.utterances = _within(self.session, self.info.duration)
 
     def __enter__(self) -> "_Recording":
         return self
@@ -190,30 +210,27 @@ class _Recording:
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    @property
-    def entries(self) -> dict[str, str]:
-        """Return where the signals are, by the name of their map."""
-        return {name: table[self.rec] for name, table in self.source.signals.items() if self.rec in table}
-
     def referenced(self, clip: Clip) -> bool:
         """Say whether the recording itself can serve as the clip's audio."""
-        usable = not is_pipe(self.source.data.wav[self.rec]) or self.rec in self.source.manifest
+        usable = not is_pipe(self.session.entries["wav.scp"]) or self.session.manifest is not None
         as_wanted = self.info.rate == self.source.rate and self.info.channels == 1
         return (clip.start, clip.end) == (0.0, self.info.duration) and usable and as_wanted
 
+    def path(self, name: str, clip: Clip) -> Path:
+        """Return where a signal of a clip goes, ``name`` is that of its map."""
+        folder = self.source.out / "audio" / ("" if name == "wav.scp" else Path(name).stem)
+        return folder / f"{clip.id}.wav"
+
     def read(self, name: str, first: int, last: int) -> np.ndarray:
         """Read a span (N,) of a signal, given in samples of the recording, at the rate that is wanted."""
+        entry = self.session.entries[name]
         if name not in self._readers:
-            channel = self.source.data.channel(self.rec) if name == "wav.scp" else None
-            self._readers[name] = self._opened.enter_context(AudioReader(self.entries[name], channel))
+            channel = self.session.channel if name == "wav.scp" else None
+            self._readers[name] = self._opened.enter_context(AudioReader(entry, channel))
         reader, rate, wanted = self._readers[name], self.info.rate, self.source.rate
         if reader.info.rate != rate:
-            raise at(
-                self.entries[name],
-                None,
-                f"has {reader.info.rate} Hz, its mixture {rate} Hz",
-                "make the source signals again (stage 2)",
-            )
+            problem = f"has {reader.info.rate} Hz, its mixture {rate} Hz"
+            raise at(entry, None, problem, "make the source signals again (stage 2)")
         samples = reader.read(*reader.span(first / rate, last / rate))
         if rate == wanted:
             return samples
@@ -223,35 +240,73 @@ class _Recording:
         return resample_poly(to_float32(samples), wanted // common, rate // common).astype(np.float32)
 
 
-def _names(source: _Source) -> list[str]:
-    """List the maps of the dump dir."""
-    names = ["utt2spk", "utt2dur", "utt2num_samples", "utt2num_spk", "supervision", *source.signals]
-    return names + (["mixtures.jsonl"] if source.manifest else [])
+class _Tables:
+    """The maps of a dump dir, written line by line; they appear together when all goes well, ``wav.scp`` last.
+
+    Clips come by recording, and the id of a clip begins with its recording's: once a recording's turn has come, no id
+    before its own comes any more. Only what stands behind it is held, so that the lines of all are sorted.
+    """
+
+    def __init__(self, directory: Path, names: Iterable[str]):
+        self._directory, self._names = directory, names
+        self._files: dict[str, TextIO] = {}
+        self._held: list[tuple[str, dict[str, str]]] = []
+        self._last = ""
+
+    def __enter__(self) -> "_Tables":
+        with ExitStack() as opened:
+            # What is opened first is closed last.
+            for name in sorted(self._names, key=lambda n: n != "wav.scp"):
+                self._files[name] = opened.enter_context(atomic_open(self._directory / name))
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if exception[0] is None:
+            self.write_before(None)
+        self._opened.__exit__(*exception)
+
+    def add(self, clips: Mapping[str, dict[str, str]]) -> None:
+        """Take the values by map of some clips."""
+        for clip in clips.items():
+            heapq.heappush(self._held, clip)
+
+    def write_before(self, rec: Optional[str]) -> None:
+        """Write what stands before the clips of a recording; None: everything."""
+        while self._held and (rec is None or self._held[0][0] < rec):
+            clip, values = heapq.heappop(self._held)
+            if clip == self._last:
+                raise at(self._directory, None, f"two clips have the id '{clip}'", "rename one of their recordings")
+            self._last = clip
+            for name, value in values.items():
+                check_line(self._directory / name, clip, value)
+                line = value if name == MANIFEST else f"{clip} {value}" if value else clip
+                self._files[name].write(line + "\n")
 
 
-def _within(data: DataDir, rec: str, utterances: Iterable[Utterance], duration: float) -> list[Utterance]:
+def _within(session: Session, duration: float) -> list[Utterance]:
     """Let utterances end where the recording does; refuse those that lie beyond it."""
     within = []
-    for u in utterances:
-        if u.start >= duration or u.end > duration + OVERSHOOT:
+    for u in session.utterances:
+        end = duration if math.isinf(u.end) else u.end
+        if u.start >= duration or end > duration + OVERSHOOT:
             raise at(
-                data.path / "segments",
+                session.path / "segments",
                 None,
-                f"'{u.utt}' ends at {u.end:g} s but '{rec}' at {duration:g} s",
-                f"repair: utils/fix_data_dir.sh {data.path}",
+                f"'{u.utt}' ends at {end:g} s but '{u.rec}' at {duration:g} s",
+                f"repair: utils/fix_data_dir.sh {session.path}",
             )
         within.append(u if u.end <= duration else replace(u, end=duration))
     return within
 
 
-def _cut(
-    data: DataDir, rec: str, utterances: list[Utterance], duration: float, policy: str, rules: Rules
-) -> list[Clip]:
+def _cut(recording: _Recording, policy: str, rules: Rules) -> list[Clip]:
     """Apply a policy to a recording, and name the clips that have speech."""
+    path, rec, duration = recording.session.path, recording.session.rec, recording.info.duration
     try:
-        cuts = POLICIES[policy](utterances, duration, rules)
+        cuts = POLICIES[policy](recording.utterances, duration, rules)
     except UserError as e:
-        raise at(data.path, None, f"the recording '{rec}' {e}") from None
+        raise at(path, None, f"the recording '{rec}' {e}") from None
     clips: dict[str, Clip] = {}
     for cut in cuts:
         if not cut.utterances:
@@ -259,10 +314,10 @@ def _cut(
         length, whole = cut.end - cut.start, (cut.start, cut.end) == (0.0, duration)
         if length > rules.max_clip + _TOLERANCE:
             why = "an utterance lasts so long" if policy == "oracle_segments" else (
-                f"people overlap all the time, there is no pause to cut at within {rules.max_clip:g} s"
+                f"people overlap all the time, there is no point to cut at within {rules.max_clip:g} s"
             )
             log.warning(
-                "%s: %s from %.2f to %.2f s is a clip of %.1f s: %s", data.path, rec, cut.start, cut.end, length, why
+                "%s: %s from %.2f to %.2f s is a clip of %.1f s: %s", path, rec, cut.start, cut.end, length, why
             )
         name = rec if whole else f"{rec}-{round(cut.start * 100):07d}-{round(cut.end * 100):07d}"
         # Two speakers (or, to the hundredth of a second, one of them twice) may begin and end together.
@@ -274,7 +329,7 @@ def _cut(
     return list(clips.values())
 
 
-def _statistics(clips: list[Clip], utterances: list[Utterance], duration: float, max_clip: float) -> Statistics:
+def _statistics(clips: list[Clip], recording: _Recording, max_clip: float) -> Statistics:
     """Sum up the clips of a recording."""
     total, covered, reach = Statistics.zero(), 0.0, 0.0
     for clip in clips:
@@ -284,46 +339,61 @@ def _statistics(clips: list[Clip], utterances: list[Utterance], duration: float,
         # Clips of single utterances overlap.
         covered += max(0.0, clip.end - max(clip.start, reach))
         reach = max(reach, clip.end)
-    split = sum(len(clip.utterances) for clip in clips) - len(utterances)
-    return total + Statistics(split=split, left_out=round(duration - covered, 6))
+    split = sum(len(clip.utterances) for clip in clips) - len(recording.utterances)
+    return total + Statistics(split=split, left_out=round(recording.info.duration - covered, 6))
+
+
+def _render(clips: list[Clip], recording: _Recording) -> dict[str, dict[str, str]]:
+    """Return the values of the clips for each map; writes the audio where the recording cannot be referenced.
+
+    Raises:
+        UserError: the recording cannot be read; none of its clips is left.
+    """
+    try:
+        with recording:
+            return {clip.id: _lines(clip, recording) for clip in clips}
+    except UserError:
+        for clip in clips:
+            for name in recording.session.entries:
+                recording.path(name, clip).unlink(missing_ok=True)
+        raise
 
 
 def _lines(clip: Clip, recording: _Recording) -> dict[str, str]:
     """Return the clip's value for each map; writes the audio where the recording cannot be referenced."""
-    source = recording.source
+    session, rate = recording.session, recording.source.rate
     if recording.referenced(clip):
-        samples, values = recording.info.frames, recording.entries
-        if clip.rec in source.manifest:
-            values["mixtures.jsonl"] = source.manifest[clip.rec]
+        samples, values = recording.info.frames, dict(session.entries)
+        if session.manifest is not None:
+            values[MANIFEST] = session.manifest
     else:
-        samples, values = _write_signals(clip, recording)
+        samples = _write_signals(clip, recording)
+        values = {name: str(recording.path(name, clip)) for name in session.entries}
     return {
         **values,
         "utt2spk": clip.id,
-        "utt2dur": format_seconds(samples / source.rate),
+        "spk2utt": clip.id,
+        "utt2dur": format_seconds(samples / rate),
         "utt2num_samples": str(samples),
         "utt2num_spk": str(len({u.spk for u in clip.utterances})),
         "supervision": supervision(clip),
     }
 
 
-def _write_signals(clip: Clip, recording: _Recording) -> tuple[int, dict[str, str]]:
-    """Cut, resample and write the clip and its clean sources; return the number of samples, and the paths by map."""
-    source, found, entries = recording.source, recording.info, recording.entries
+def _write_signals(clip: Clip, recording: _Recording) -> int:
+    """Cut, resample and write the clip and its clean sources; return the number of samples."""
+    rate, found, entries = recording.source.rate, recording.info, recording.session.entries
     first, last = round(clip.start * found.rate), min(round(clip.end * found.rate), found.frames)
-    samples = -(-(last - first) * source.rate // found.rate)
-    paths = {
-        name: source.out / "audio" / (f"{clip.id}.wav" if name == "wav.scp" else f"{Path(name).stem}/{clip.id}.wav")
-        for name in entries
-    }
-    if not all(_fresh(paths[name], entries[name], source, samples) for name in entries):
+    samples = -(-(last - first) * rate // found.rate)
+    paths = {name: recording.path(name, clip) for name in entries}
+    if not all(_fresh(paths[name], entry, recording, samples) for name, entry in entries.items()):
         signals = {name: recording.read(name, first, last) for name in entries}
         peak = max(_peak(signal) for signal in signals.values())
         if peak > 1:
             log.warning("%s: scaled by %.4f, because resampling went beyond full scale", clip.id, 1 / peak)
         for name, signal in signals.items():
-            write_audio(paths[name], to_float32(signal) / peak if peak > 1 else signal, source.rate)
-    return samples, {name: str(path) for name, path in paths.items()}
+            write_audio(paths[name], to_float32(signal) / peak if peak > 1 else signal, rate)
+    return samples
 
 
 def _peak(signal: np.ndarray) -> float:
@@ -331,34 +401,28 @@ def _peak(signal: np.ndarray) -> float:
     return 1.0 if signal.dtype == np.int16 else float(np.abs(signal).max(initial=0.0))
 
 
-def _fresh(path: Path, entry: str, source: _Source, samples: int) -> bool:
+def _fresh(path: Path, entry: str, recording: _Recording, samples: int) -> bool:
     """Say whether an earlier run wrote this audio from the same source."""
     if is_pipe(entry) or not path.exists():
         return False
-    written = path.stat().st_mtime
-    origins = (entry, source.data.path / "wav.scp", source.data.path / "channel")
+    written, data = path.stat().st_mtime, recording.session.path
+    origins = (entry, data / "wav.scp", data / "channel")
     if max(os.path.getmtime(f) for f in origins if os.path.exists(f)) > written:
         return False
     try:
-        return info(path) == AudioInfo(source.rate, 1, samples)
+        return info(path) == AudioInfo(recording.source.rate, 1, samples)
     except UserError:
         return False
 
 
-def _finish(out: Path, tables: dict[str, dict[str, str]], statistics: Statistics) -> None:
-    """Write the dump dir, if there is anything to write."""
-    if not tables["utt2spk"]:
+def _check_any(out: Path, statistics: Statistics) -> None:
+    if not statistics.segments:
         raise at(out, None, "there is no clip in which somebody speaks", "look at the segments of the data directory")
-    _write(out, tables, statistics)
 
 
-def _write(out: Path, tables: dict[str, dict[str, str]], statistics: Statistics) -> None:
-    """Write the statistics and the maps; ``wav.scp`` last, because it says that the others are there."""
-    utt2spk = tables["utt2spk"]
-    for old in out.iterdir() if out.is_dir() else ():
-        if old.is_file() and key_of(old.name) and old.name not in tables:
+def _prepare(out: Path, names: Iterable[str], statistics: Statistics) -> None:
+    """Write the statistics, and remove the maps of another run that this one does not make."""
+    for old in out.iterdir():
+        if old.is_file() and key_of(old.name) and old.name not in names:
             old.unlink()
     statistics.write(out / STATISTICS)
-    write_map(out / "spk2utt", spk2utt_of(utt2spk))
-    for name in sorted(tables, key=lambda n: n == "wav.scp"):
-        write_table(out / name, tables[name])

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,19 @@ from espnet_mt_llm.datadir.statistics import Statistics
 from espnet_mt_llm.datadir.validate import validate
 
 SPANS = st.lists(st.tuples(st.integers(0, 20000), st.integers(1, 1500)), min_size=1, max_size=30)
+
+
+def cut(data_dir, out, **options):
+    """Make clips and return them as ids and supervision say: recording, start, end, and segments."""
+    made = make_clips(data_dir, out, **options)
+    lengths, clips = read_map(out / "utt2dur"), []
+    for clip, line in read_map(out / "supervision").items():
+        rec, *times = re.fullmatch(r"(\w+?)(?:-(\d{7})-(\d{7})(?:-.*)?|-s\d)?", clip).groups()
+        start = int(times[0] or 0) / 100
+        end = round(start + float(lengths[clip]), 6)
+        clips.append(SimpleNamespace(id=clip, rec=rec, start=start, end=end, utterances=json.loads(line)))
+    assert made == Statistics.read(out / "statistics.json") and made.segments == len(clips)
+    return clips
 
 
 def files(path):
@@ -61,7 +76,7 @@ def test_a_cut_lies_in_the_middle_of_a_pause():
 
 
 def test_whole_recordings_are_referenced(data_dir, tmp_path):
-    clips = make_clips(data_dir, tmp_path / "dump")
+    clips = cut(data_dir, tmp_path / "dump")
     assert [c.id for c in clips] == ["A", "B"]
     assert read_map(tmp_path / "dump" / "wav.scp") == read_map(data_dir / "wav.scp")
     assert not (tmp_path / "dump" / "audio").exists()
@@ -78,7 +93,7 @@ def test_whole_recordings_are_referenced(data_dir, tmp_path):
 
 
 def test_cut_clips_have_the_samples_of_their_span(data_dir, tmp_path):
-    clips = make_clips(data_dir, tmp_path / "dump", policy="utterance_group", max_clip=6.0)
+    clips = cut(data_dir, tmp_path / "dump", policy="utterance_group", max_clip=6.0)
     assert [c.id for c in clips] == ["A-0000025-0000425", "B-0000075-0000625", "B-0000675-0000825"]
     wav, data = read_map(tmp_path / "dump" / "wav.scp"), DataDir.read(data_dir)
     for clip in clips:
@@ -189,16 +204,99 @@ def test_refusals_name_the_repair(data_dir, tmp_path, run, caplog):
     with pytest.raises(UserError, match="job 3 of 2"):
         make_clips(data_dir, tmp_path / "dump", job=3, num_jobs=2)
     make_clips(data_dir, tmp_path / "dump", policy="utterance_group", max_clip=2.0)
-    assert "there is no pause to cut at within 2 s" in caplog.text
+    assert "there is no point to cut at within 2 s" in caplog.text
     raw = (data_dir / "segments").read_text()
     (data_dir / "segments").write_text(raw.replace("A 2.00 4.00", "A 2.00 7.00"))
-    with pytest.raises(
-        UserError, match="'s2-A-0000200-0000400' ends at 7 s but 'A' at 5 s; repair: utils/fix_data_dir.sh"
-    ):
+    with pytest.raises(UserError, match="1 of 2 sessions has problems"):
         make_clips(data_dir, tmp_path / "dump")
+    assert "'s2-A-0000200-0000400' ends at 7 s but 'A' at 5 s; repair: utils/fix_data_dir.sh" in caplog.text
     (data_dir.parent / "raw" / "A.wav").unlink()
-    with pytest.raises(UserError, match="no such audio file"):
+    with pytest.raises(UserError, match="1 of 2 sessions has problems"):
         make_clips(data_dir, tmp_path / "dump")
+    assert "no such audio file" in (tmp_path / "dump" / "problems.tsv").read_text()
+
+
+def damage(path, seconds=8.5):
+    """Write a FLAC whose header and end are good, and whose middle is lost; return the whole file's bytes."""
+    write_audio(path, np.random.default_rng(8).normal(0, 2000, round(seconds * 16000)).astype(np.int16), 16000)
+    good = path.read_bytes()
+    middle = len(good) // 2
+    path.write_bytes(good[:middle] + bytes(2000) + good[middle + 2000 :])
+    return good
+
+
+def test_a_damaged_recording_stops_no_other(data_dir, tmp_path, run):
+    bad, out = data_dir.parent / "raw" / "B.flac", tmp_path / "dump"
+    good = damage(bad)
+    options = ("--data_dir", data_dir, "--out_dir", out, "--policy", "oracle_segments")
+    ran = run("make_clips", *options)
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert ran.stderr.splitlines()[-1] == (
+        f"1 of 2 sessions has problems, see {out}/problems.tsv; everything else was prepared; repair them and run "
+        "again, or go on without them: ./run.sh --allow_problems true"
+    )
+    listed = f"set\tsession\tproblem\ndata\tB\t{bad}: is truncated or damaged: it holds less than its header says; "
+    assert (out / "problems.tsv").read_text().startswith(listed)
+    kept = sorted(f.name for f in (out / "audio").iterdir())
+    assert kept == ["A-0000050-0000333.wav", "A-0000200-0000400.wav"], "of the bad one nothing is left"
+    assert {f.name for f in out.iterdir()} == {"audio", "problems.tsv"}, "nothing looks finished"
+    assert run("make_clips", *options, "--allow_problems", "true").returncode == 0
+    assert set(read_map(out / "wav.scp")) == {name[:-4] for name in kept} and validate(out, rate=16000) == []
+    assert (out / "problems.tsv").exists()
+    inode = (out / "audio" / kept[0]).stat().st_ino
+    bad.write_bytes(good)
+    assert run("make_clips", *options).returncode == 0
+    assert len(read_map(out / "wav.scp")) == 5 and not (out / "problems.tsv").exists()
+    assert (out / "audio" / kept[0]).stat().st_ino == inode, "what was made is kept"
+
+
+def test_the_merge_decides_about_problems_of_jobs(data_dir, tmp_path, run):
+    bad, out = data_dir.parent / "raw" / "B.flac", tmp_path / "dump"
+    good = damage(bad)
+    options = ("--data_dir", data_dir, "--out_dir", out, "--policy", "oracle_segments", "--num_jobs", 2)
+    merge = ("merge_clips", "--out_dir", out, "--num_jobs", 2)
+    for job in (1, 2):
+        assert run("make_clips", *options, "--job", job).returncode == 0
+    refused = run(*merge)
+    assert refused.returncode == 1 and refused.stderr.startswith("1 of 2 sessions has problems, see ")
+    assert "data\tB\t" in (out / "problems.tsv").read_text() and not (out / "supervision").exists()
+    allowed = run(*merge, "--allow_problems", "true")
+    assert (allowed.returncode, allowed.stdout) == (0, f"{out}: 2 clips, 0.00 hours\n")
+    assert validate(out, rate=16000) == [] and (out / "problems.tsv").exists() and not (out / "jobs").exists()
+    bad.write_bytes(good)
+    for job in (1, 2):
+        assert run("make_clips", *options, "--job", job).returncode == 0
+    assert run(*merge).returncode == 0 and not (out / "problems.tsv").exists()
+    assert len(read_map(out / "supervision")) == 5
+
+
+def test_lines_are_sorted_whatever_recordings_are_called(tmp_path):
+    """The id of one recording may stand between the clips of another."""
+    recs = ["a", "a-0000150-0000900", "a-", "a-0", "b", "a.b", "a-00001"]
+    for rec in recs:
+        write_audio(tmp_path / f"{rec}.wav", np.zeros(32000, np.int16), 16000)
+    segments = [
+        {"session_id": rec, "speaker": "s", "start_time": start, "end_time": start + 0.5, "words": "x"}
+        for rec in recs for start in (0.2, 1.0, 1.5)
+    ]
+    DataDir.from_seglst(segments, {rec: f"{tmp_path}/{rec}.wav" for rec in recs}).write(tmp_path / "data")
+    make_clips(tmp_path / "data", tmp_path / "one", policy="oracle_segments")
+    for job in (1, 2, 3):
+        make_clips(tmp_path / "data", tmp_path / "three", policy="oracle_segments", job=job, num_jobs=3)
+    merge_clips(tmp_path / "three", 3)
+    one, three = files(tmp_path / "one"), files(tmp_path / "three")
+    assert {k: v.replace(b"/one/", b"/three/") for k, v in one.items()} == three
+    assert validate(tmp_path / "one") == [] and len(read_map(tmp_path / "one" / "wav.scp")) == 21
+
+
+def test_files_in_another_order_give_the_same_clips(data_dir, tmp_path):
+    make_clips(data_dir, tmp_path / "dump", policy="utterance_group")
+    expected = files(tmp_path / "dump")
+    for name in ("text", "wav.scp", "segments", "utt2spk"):
+        lines = (data_dir / name).read_text().splitlines(keepends=True)
+        (data_dir / name).write_text("".join(reversed(lines)))
+    make_clips(data_dir, tmp_path / "dump", policy="utterance_group")
+    assert files(tmp_path / "dump") == expected
 
 
 def eight_channels(path, seconds, rate=16000, subtype="PCM_16"):
@@ -219,7 +317,7 @@ def test_the_chosen_channel_is_extracted(data_dir, tmp_path, policy):
 
     soundfile.write(data_dir.parent / "raw" / "B.flac", samples["B"], 16000)
     write_map(data_dir / "channel", {"A": "8", "B": "3"})
-    clips = make_clips(data_dir, tmp_path / "dump", policy=policy, max_clip=9.0, min_clip=2.0)
+    clips = cut(data_dir, tmp_path / "dump", policy=policy, max_clip=9.0, min_clip=2.0)
     wav = read_map(tmp_path / "dump" / "wav.scp")
     assert set(wav) == {clip.id for clip in clips} and validate(tmp_path / "dump", rate=16000) == []
     for clip in clips:
@@ -290,12 +388,12 @@ def test_bad_channels_and_files(data_dir, tmp_path, run):
 
 def test_clips_without_speech_are_left_out_and_counted(data_dir, tmp_path, run):
     write_audio(data_dir.parent / "raw" / "A.wav", np.zeros(16000 * 60, np.int16), 16000)
-    clips = make_clips(data_dir, tmp_path / "dump", policy="random_40_50", max_clip=12, min_clip=10, seed=3)
+    clips = cut(data_dir, tmp_path / "dump", policy="random_40_50", max_clip=12, min_clip=10, seed=3)
     assert {clip.rec for clip in clips} == {"A", "B"} and len(clips) == 2
     statistics = Statistics.read(tmp_path / "dump" / "statistics.json")
     assert statistics.segments == 2 and statistics.left_out == pytest.approx(60 - clips[0].end, abs=1e-6)
-    again = make_clips(data_dir, tmp_path / "dump", policy="random_40_50", max_clip=12, min_clip=10, seed=3)
-    other = make_clips(data_dir, tmp_path / "other", policy="random_40_50", max_clip=12, min_clip=10, seed=4)
+    again = cut(data_dir, tmp_path / "dump", policy="random_40_50", max_clip=12, min_clip=10, seed=3)
+    other = cut(data_dir, tmp_path / "other", policy="random_40_50", max_clip=12, min_clip=10, seed=4)
     assert again == clips != other
     for name in ("segments", "text", "utt2spk"):
         (data_dir / name).write_text("")
@@ -307,7 +405,7 @@ def test_clips_without_speech_are_left_out_and_counted(data_dir, tmp_path, run):
 def test_a_recording_without_utterances_makes_no_clip(data_dir, tmp_path, policy):
     data = DataDir.read(data_dir)
     replace(data, utterances=[u for u in data.utterances if u.rec == "A"]).write(data_dir)
-    clips = make_clips(data_dir, tmp_path / "dump", policy=policy)
+    clips = cut(data_dir, tmp_path / "dump", policy=policy)
     statistics = Statistics.read(tmp_path / "dump" / "statistics.json")
     assert {clip.rec for clip in clips} == {"A"} and statistics.left_out >= 8.5
 
@@ -320,14 +418,14 @@ def test_equal_spans_get_different_names(data_dir, tmp_path):
     data = DataDir.from_seglst(segments[:2] + segments[3:], {"A": read_map(data_dir / "wav.scp")["A"]})
     late = Utterance("s2-late", "A", "s2", 1.004, 2.0, "x")
     replace(data, utterances=[*data.utterances, late]).write(tmp_path / "same")
-    clips = make_clips(tmp_path / "same", tmp_path / "dump", policy="oracle_segments")
+    clips = cut(tmp_path / "same", tmp_path / "dump", policy="oracle_segments")
     stem = "A-0000100-0000200"
     assert [clip.id for clip in clips] == ["A-0000000-0000200", stem, f"{stem}-s2", f"{stem}-s2.2"]
     assert [len(clip.utterances) for clip in clips] == [1] * 4
     write_audio(tmp_path / "two.wav", np.zeros(32000, np.int16), 16000)
     together = [segments[3], {**segments[3], "speaker": "s4"}]
     DataDir.from_seglst(together, {"A": str(tmp_path / "two.wav")}).write(tmp_path / "both")
-    clips = make_clips(tmp_path / "both", tmp_path / "dump2", policy="oracle_segments")
+    clips = cut(tmp_path / "both", tmp_path / "dump2", policy="oracle_segments")
     assert read_map(tmp_path / "dump2" / "wav.scp") == {"A": f"{tmp_path}/two.wav", "A-s4": f"{tmp_path}/two.wav"}
 
 
