@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from toy_speech import textgrid
@@ -307,3 +308,27 @@ def test_textgrid_to_data_dir_and_back(eval_set, tmp_path):
         textgrid(tmp_path / f"{rec}.TextGrid", tiers, data.reco2dur[rec])
         again = read_textgrid(tmp_path / f"{rec}.TextGrid")
         assert sorted(again, key=lambda s: (s["start_time"], s["end_time"], s["speaker"])) == segments
+
+
+def test_stage_1_of_the_recipe(corpus, tmp_path, repository):
+    """Fields with a comma; noise and impulse responses of one folder, told apart by name, and not told apart."""
+    for name in ("noise1.wav", "rir1.wav"):
+        silence(tmp_path / "raw" / name, 1, 1)
+
+    def data_sh(out, noise, rirs, *options):
+        environment = {**os.environ, "ALIMEETING": str(corpus), "NOISE": str(noise), "RIRS": str(rirs),
+                       "AISHELL2": "", "LIBRISPEECH": "", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        command = ["bash", "local/data.sh", "--datadir", str(tmp_path / out), *options]
+        return subprocess.run(command, cwd=repository / "egs2/alimeeting/mtasr1", env=environment, capture_output=True,
+                              text=True)
+
+    raw = tmp_path / "raw"
+    ran = data_sh("a", raw / "noise*.wav", raw / "rir*.wav", "--fields", "far,near")
+    assert ran.returncode == 0, ran.stderr
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        "train_far", "eval_far", "eval_near", "noise.scp", "rir.scp"}
+    assert (tmp_path / "a/noise.scp").read_text() == f"noise1 {raw}/noise1.wav\n"
+    assert (tmp_path / "a/rir.scp").read_text() == f"rir1 {raw}/rir1.wav\n"
+    ran = data_sh("b", raw, raw, "--fields", "far")
+    assert ran.returncode == 1 and "2 of its 2 files are in" in ran.stderr and "Traceback" not in ran.stderr
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"train_far", "eval_far", "noise.scp"}

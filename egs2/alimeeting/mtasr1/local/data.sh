@@ -27,11 +27,13 @@ fi
 
 # list_audio <folder, or folder/glob> <scp> [<option>...]: list the recordings of a folder
 list_audio() {
-    local root=$1 pattern='*'
-    if [ ! -d "${root}" ] && [[ ${root} == *[*?[]* ]]; then
-        root=${root%%[*?[]*}  # up to the folder before the first * ? or [
+    local path=$1 root pattern='*'
+    [[ ${path} == */* ]] || path=./${path}
+    root=${path}
+    if [ ! -d "${path}" ] && [[ ${path} == *[*?[]* ]]; then
+        root=${path%%[*?[]*}  # up to the folder before the first * ? or [
         root=${root%/*}/
-        pattern=${1#"${root}"}
+        pattern=${path#"${root}"}
     fi
     python3 -m espnet_mt_llm.bin.list_audio --root "${root}" --pattern "${pattern}" --out "$2" "${@:3}"
 }
