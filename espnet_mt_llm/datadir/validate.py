@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Iterable, Optional
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.datadir.kaldi import OVERSHOOT, is_partial, key_of, read_numbers, read_table
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT, is_partial, key_of, read_lines, read_numbers
 from espnet_mt_llm.datadir.validate_maps import Map, Problem, Report, load_map, show
 
 log = logging.getLogger(__name__)
 
 # Tokens that language-model tools give a meaning to.
 _RESERVED = (b"<s>", b"</s>", b"#0")
+# The files that others are compared with, and those whose values are needed more than once.
+_FIRST = ["utt2spk", "spk2utt", "channel", "wav.scp"]
+_KEPT = {"utt2spk", "channel", "wav.scp", "utt2num_spk"}
+_BLOCK = 1 << 16
 # Above this many recordings their headers are looked at only when asked for.
 MANY_RECORDINGS = 10000
 
@@ -51,35 +55,43 @@ def validate(
     if not directory.is_dir():
         raise at(directory, None, "no such data directory", "prepare it first (stage 1)")
     report = Report(directory)
-    maps = _read_maps(report)
+    maps: dict[str, Map] = {}
+    durations: dict[bytes, float] = {}
+    # What is needed once is let go before the next file is read: a large set fits into memory one file at a time.
+    for file in _files(directory):
+        loaded = load_map(report, file, maps.get("utt2spk"))
+        if loaded is None:
+            continue
+        maps[file.name] = loaded
+        if file.name == "wav.scp":
+            durations = _check_recordings(report, maps, audio, rate)
+        elif file.name == "spk2utt" and "utt2spk" in maps:
+            _check_speakers(report, maps, speaker_prefix)
+            maps["utt2spk"] = maps["utt2spk"].slim()
+        elif file.name == "segments":
+            _check_segments(report, maps, durations)
+        elif file.name == "text":
+            _check_text(report, loaded)
+        elif file.name == "supervision":
+            _check_supervision(report, loaded)
+        if file.name not in _KEPT:
+            maps[file.name] = loaded.slim()
+        del loaded
+    if "utt2spk" in maps and "spk2utt" not in maps:
+        _check_speakers(report, maps, speaker_prefix)
     for name in ["utt2spk", "spk2utt"] + ["wav.scp"] * wav + ["text"] * (text and "supervision" not in maps):
         if not (directory / name).exists():
             repair = "fix" if name == "spk2utt" else "make it in the preparation (stage 1)"
             report.add(name, None, "required", "no such file", repair)
-    if "utt2spk" in maps:
-        _check_speakers(report, maps, speaker_prefix)
-    durations = _check_recordings(report, maps, audio, rate) if "wav.scp" in maps else {}
-    if "segments" in maps:
-        _check_segments(report, maps, durations)
     _check_ids(report, maps)
-    if "text" in maps:
-        _check_text(report, maps["text"])
-    if "supervision" in maps:
-        _check_supervision(report, maps["supervision"])
     _check_signals(report, maps)
     return report.done()
 
 
-def _read_maps(report: Report) -> dict[str, Map]:
-    """Read every file whose meaning is known."""
-    maps: dict[str, Map] = {}
-    # utt2spk first: a file with the same ids in the same order needs no second look at them.
-    for file in sorted(report.directory.iterdir(), key=lambda f: (f.name != "utt2spk", f.name)):
-        if key_of(file.name) and file.suffix != ".jsonl" and file.is_file():
-            loaded = load_map(report, file, maps.get("utt2spk"))
-            if loaded is not None:
-                maps[file.name] = loaded
-    return maps
+def _files(directory: Path) -> list[Path]:
+    """List the files whose meaning is known in the order of their check: what others are compared with comes first."""
+    known = [f for f in directory.iterdir() if key_of(f.name) and f.suffix != ".jsonl" and f.is_file()]
+    return sorted(known, key=lambda f: (_FIRST.index(f.name) if f.name in _FIRST else len(_FIRST), f.name))
 
 
 def _check_recordings(
@@ -254,31 +266,52 @@ def _check_ids(report: Report, maps: dict[str, Map]) -> None:
             _compare_ids(report, m, reference)
     manifest = report.directory / "mixtures.jsonl"
     if manifest.exists() and recordings is not None:
-        try:
-            ids = {key.encode() for key in read_table(manifest)}
-        except UserError as e:
-            report.add(manifest.name, None, "manifest", str(e), "make it again (stage 2)")
+        ids = _manifest_ids(report, manifest)
+        if ids is None:
             return
         for rec in sorted(ids ^ set(recordings.keys)):
             where = "wav.scp" if rec in ids else manifest.name
             report.add(manifest.name, None, "same-ids", f"{show(rec)} is not in {where}")
 
 
+def _manifest_ids(report: Report, manifest: Path) -> Optional[set[bytes]]:
+    ids, number = set(), 0
+    try:
+        for number, (key, line) in enumerate(read_lines(manifest), 1):
+            json.loads(line)
+            ids.add(key.encode())
+    except ValueError:
+        report.add(manifest.name, number, "manifest", "not a JSON object", "make it again (stage 2)")
+        return None
+    except UserError as e:
+        report.add(manifest.name, None, "manifest", str(e), "make it again (stage 2)")
+        return None
+    return ids
+
+
 def _good_segments(m: Map, recordings: Optional[set[bytes]], durations: dict[bytes, float]) -> bool:
     """Say fast that all segments are good; False means that each line needs a look."""
-    columns = m.columns
-    if columns is None:
-        return False
-    _, recs, begins, finishes = columns
-    try:
-        starts, ends = list(map(float, begins)), list(map(float, finishes))
-    except ValueError:
-        return False
-    used = set(recs)
-    if not (all(map(operator.lt, starts, ends)) and min(starts) >= 0 and max(ends) < float("inf")):
-        return False
-    limits = {rec: durations.get(rec, float("inf")) + OVERSHOOT for rec in used}
-    return used == (recordings or used) and all(map(operator.le, ends, map(limits.__getitem__, recs)))
+    used: set[bytes] = set()
+    # In blocks: the words of all lines would take more memory than the rest of the check.
+    for begin in range(0, len(m.lines), _BLOCK):
+        block = m.lines[begin : begin + _BLOCK]
+        words = b" ".join(block).split()
+        columns = [words[i::4] for i in range(4)]
+        if len(words) != 4 * len(block) or list(map(b" ".join, zip(*columns))) != block:
+            return False
+        _, recs, begins, finishes = columns
+        try:
+            starts, ends = list(map(float, begins)), list(map(float, finishes))
+        except ValueError:
+            return False
+        if not (all(map(operator.lt, starts, ends)) and min(starts) >= 0 and max(ends) < float("inf")):
+            return False
+        mentioned = set(recs)
+        limits = {rec: durations.get(rec, float("inf")) + OVERSHOOT for rec in mentioned}
+        if not all(map(operator.le, ends, map(limits.__getitem__, recs))):
+            return False
+        used |= mentioned
+    return used == (recordings or used)
 
 
 def _compare_ids(report: Report, m: Map, reference: Map) -> None:

@@ -1,6 +1,5 @@
 """Maps of a data directory as bytes, for the check: what holds for every one of them, in one pass."""
 
-import functools
 import itertools
 import operator
 from collections import defaultdict
@@ -12,7 +11,7 @@ from espnet_mt_llm.common import at
 
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 _SHOWN = 5
-_COLUMNS = {"utt2spk": 2, "segments": 4}
+_SPACE = itertools.repeat(b" ")
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Report:
 class Map:
     """A file as bytes: line ``i`` (from 0) has the id ``keys[i]`` and stands on line ``numbers[i]`` of the file.
 
-    ``full`` says that every id is known to be followed by a value; ``columns`` is there for well-formed utt2spk and
-    segments.
+    ``full`` says that every id is known to be followed by a value; ``columns`` is there for a well-formed
+    utt2spk.
     """
 
     name: str
@@ -70,22 +69,18 @@ class Map:
     full: bool = False
     columns: Optional[list[list[bytes]]] = None
 
-    @functools.cached_property
-    def heads(self) -> list[bytes]:
-        """Return the ids with the space that follows them."""
-        return [key + b" " for key in self.keys]
+    def slim(self) -> "Map":
+        """Return the ids alone."""
+        return replace(self, raw=b"", lines=[], columns=None)
 
 
-def _columns(name: str, raw: bytes, lines: int) -> Optional[list[list[bytes]]]:
-    """Split utt2spk or segments into columns; None where a line has another number of words, or more than one space."""
-    count = _COLUMNS.get(name)
-    if count is None:
+def _columns(name: str, raw: bytes, lines: list[bytes]) -> Optional[list[list[bytes]]]:
+    """Split utt2spk into columns; None where a line has another number of words, or more than one space."""
+    if name != "utt2spk":
         return None
     words = raw.split()
-    columns = [words[i::count] for i in range(count)]
-    if len(words) != count * lines or b"\n".join(map(b" ".join, zip(*columns))) != raw[:-1]:
-        return None
-    return columns
+    columns = [words[::2], words[1::2]]
+    return columns if len(words) == 2 * len(lines) and list(map(b" ".join, zip(*columns))) == lines else None
 
 
 def load_map(report: Report, file: Path, reference: Optional[Map]) -> Optional[Map]:
@@ -103,11 +98,11 @@ def load_map(report: Report, file: Path, reference: Optional[Map]) -> Optional[M
         report.add(name, raw.count(b"\n", 0, raw.index(b"\r")) + 1, "newline", "carriage returns (a Windows file?)")
     lines = raw.split(b"\n")
     lines.pop()
-    columns = _columns(name, raw, len(lines))
+    columns = _columns(name, raw, lines)
     numbers = range(1, len(lines) + 1)
     if reference is not None and len(lines) == len(reference.keys) and b"\t" not in raw:
-        values_follow = all(map(bytes.startswith, lines, reference.heads))
-        if values_follow and not any(map(bytes.endswith, lines, itertools.repeat(b" "))):
+        values_follow = all(map(bytes.startswith, lines, map(operator.add, reference.keys, _SPACE)))
+        if values_follow and not any(map(bytes.endswith, lines, _SPACE)):
             return Map(name, raw, lines, reference.keys, reference.numbers, True, columns)
     if columns is not None:
         loaded = Map(name, raw, lines, columns[0], numbers, True, columns)

@@ -386,3 +386,15 @@ def test_a_set_for_diarization_alone(data_dir, run):
     edit(data_dir / "text", b"0000333\n", b"0000333 one\n")
     assert sum("is empty [transcript]" in p for p in problems(data_dir)) == 4, "some empty ones are a mistake"
     assert any("text: removed" in change for change in fix(data_dir))
+
+
+def test_each_line_of_the_manifest_is_looked_at(data_dir):
+    lines = [f'{{"id":"{rec}","rate":16000,"num_samples":80000}}\n' for rec in "AB"]
+    (data_dir / "mixtures.jsonl").write_text("".join(lines))
+    assert problems(data_dir) == []
+    (data_dir / "mixtures.jsonl").write_text(lines[0] + lines[1].replace(":16000", ":"))
+    assert "mixtures.jsonl:2: not a JSON object [manifest]; make it again (stage 2)" in problems(data_dir)
+    (data_dir / "mixtures.jsonl").write_text(lines[0] + lines[1][:20])
+    assert any("mixtures.jsonl:2: not a JSON object with an 'id'" in p for p in problems(data_dir))
+    (data_dir / "mixtures.jsonl").write_text(lines[0])
+    assert any("mixtures.jsonl: 'B' is not in mixtures.jsonl [same-ids]" in p for p in problems(data_dir))
