@@ -293,6 +293,8 @@ def _opened(entry: Pathlike) -> BinaryIO:
         ) from None
     except IsADirectoryError:
         raise at(entry, None, "is a directory, not an audio file", "correct wav.scp") from None
+    except PermissionError:
+        raise at(entry, None, "may not be read", "give yourself the right: chmod u+r") from None
 
 
 def _decoder(entry: Pathlike, f: BinaryIO, name: str) -> Any:

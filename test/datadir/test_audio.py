@@ -205,3 +205,15 @@ def test_a_damaged_middle_is_found(tmp_path):
     assert info(path).frames == 24000, "the header and the end are good"
     with pytest.raises(UserError, match="a.flac: is truncated or damaged"):
         read_audio(path, channel=1)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    """As root everything may be read, so the system's refusal is played."""
+    import builtins
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    with pytest.raises(UserError, match="a.wav: may not be read; give yourself the right: chmod u\\+r"):
+        info(tmp_path / "a.wav")

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.kaldi import (
     DataDir,
+    Lookup,
     Utterance,
     format_seconds,
     key_of,
     make_utt_id,
+    read_lines,
     read_map,
     spk2utt_of,
     write_map,
@@ -55,6 +57,34 @@ def test_bad_map_names_file_and_line(tmp_path, content, line, message):
     with pytest.raises(UserError) as error:
         read_map(path)
     assert str(error.value).startswith(f"{path}:{line}: ") and message in str(error.value)
+
+
+@given(st.dictionaries(IDS, VALUES, max_size=8), st.lists(IDS, max_size=12), st.randoms(use_true_random=False))
+def test_a_lookup_answers_as_the_map_does_in_any_order(tmp_path_factory, mapping, asked, random):
+    path = tmp_path_factory.mktemp("map") / "text"
+    write_map(path, mapping)
+    for shuffle in (False, True):
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        if shuffle:
+            random.shuffle(lines)
+            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        assert dict(read_lines(path)) == read_map(path)
+        for questions in (sorted({*asked, *mapping}), asked):
+            lookup = Lookup(path)
+            assert [lookup.get(key) for key in questions] == [mapping.get(key) for key in questions]
+            lookup.finish()
+
+
+@pytest.mark.parametrize("content", [b"a 1\n\nb 2\n", b"a 1\nb 2\na 3\n", b"a 1\nb \xff\xfe\n", b"b 1\na 1\na 2\n"])
+def test_bad_lines_are_named_as_in_a_map(tmp_path, content):
+    path = tmp_path / "text"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as expected:
+        read_map(path)
+    for read in (lambda: list(read_lines(path)), lambda: (Lookup(path).get("a"), Lookup(path).finish())):
+        with pytest.raises(UserError) as error:
+            read()
+        assert str(error.value) == str(expected.value)
 
 
 def test_ideographic_space_belongs_to_the_transcript(tmp_path):
