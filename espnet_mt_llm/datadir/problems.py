@@ -18,7 +18,7 @@ class Problems:
         without: the command that goes on without the bad sessions.
     """
 
-    def __init__(self, out: Pathlike, without: str = "./run.sh --local_data_opts '--allow_problems true'"):
+    def __init__(self, out: Pathlike, without: str = "./run.sh --allow_problems true"):
         self.path = Path(out) / "problems.tsv"
         self.without = without
         self.rows: list[tuple[str, str, str]] = []

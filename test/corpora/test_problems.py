@@ -20,7 +20,7 @@ def test_one_bad_session_does_not_stop_the_others(tmp_path, caplog):
         problems.finish(False)
     assert str(caught.value) == (f"2 of 4 sessions have problems, see {tmp_path}/problems.tsv; everything else was "
                                  "prepared; repair them and run again, or go on without them: ./run.sh "
-                                 "--local_data_opts '--allow_problems true'")
+                                 "--allow_problems true")
     expected = "set\tsession\tproblem\ndev\tz\todd\ntrain\tb\tb.wav: no such audio file; restore it\n"
     assert (tmp_path / "problems.tsv").read_text() == expected
     problems.finish(True)

@@ -47,7 +47,7 @@ def test_one_bad_meeting_does_not_stop_the_others(checkout: Callable, toy_corpus
     listed = (recipe.path / "debug/data/problems.tsv").read_text().splitlines()
     assert listed[0] == "set\tsession\tproblem" and listed[1].startswith("eval_far\tR8003_M8001\t") and len(listed) == 2
     assert "problems.tsv" in printed and "--allow_problems true" in printed
-    recipe.run(*options, "--local_data_opts", "--allow_problems true", ALIMEETING=str(root))
+    recipe.run(*options, "--allow_problems", "true", ALIMEETING=str(root))
     assert {rec for rec, *_ in recipe.said("eval_far")} == {"R8008_M8013"} and len(recipe.said("test_far")) > 10
 
 

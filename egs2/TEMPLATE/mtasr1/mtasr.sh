@@ -28,6 +28,7 @@ local_data_opts=            # further options of local/data.sh
 # Audio, text, clips
 fs=16000                    # samples per second
 simulate_config=conf/simulate.yaml  # the sets that stage 2 simulates
+allow_problems=false        # go on when single recordings cannot be used; they are listed in problems.tsv
 clip_policy=whole           # how recorded sessions are cut into clips (make_clips --policy)
 max_clip=50                 # longest clip in seconds
 token_type=                 # word, char or bpe; default by language
@@ -174,9 +175,12 @@ data_dirs() { # simulated|recorded: the data directories of this kind
 }
 
 make_data() {
+    local options=()
+    # Corpora of recordings know the option; one that is made here has no recordings that could be bad.
+    if grep -q '^allow_problems=' local/data.sh; then options=(--allow_problems "${allow_problems}"); fi
     # shellcheck disable=SC2086
     one_job data "${datadir}/log/data.log" local/data.sh --datadir "${datadir}" --lang "${lang}" --nj "${nj}" \
-        --debug "${debug}" ${local_data_opts}
+        --debug "${debug}" "${options[@]}" ${local_data_opts}
     if ${printing}; then
         run utils/validate_data_dir.sh "${datadir}/<each set>"
         return
@@ -246,9 +250,11 @@ make_clips() { # SET STAMP
     if ${printing} || [ ! -e "$2" ]; then run utils/validate_data_dir.sh "${datadir}/$1"; fi
     run ${train_cmd} --name clips "JOB=1:${nj}" "${dumpdir}/log/make_clips_$1.JOB.log" \
         ${python} -m espnet_mt_llm.bin.make_clips --data_dir "${datadir}/$1" --out_dir "${dumpdir}/$1" \
-        --policy "${policy}" --max_clip "${max_clip}" --rate "${fs}" --job JOB --num_jobs "${nj}"
+        --policy "${policy}" --max_clip "${max_clip}" --rate "${fs}" --job JOB --num_jobs "${nj}" \
+        --allow_problems "${allow_problems}"
     if [ "${nj}" != 1 ]; then
-        run ${python} -m espnet_mt_llm.bin.merge_clips --out_dir "${dumpdir}/$1" --num_jobs "${nj}"
+        run ${python} -m espnet_mt_llm.bin.merge_clips --out_dir "${dumpdir}/$1" --num_jobs "${nj}" \
+            --allow_problems "${allow_problems}"
     fi
 }
 
