@@ -1,6 +1,6 @@
 """From a clip's audio and supervision to the arrays that a model is trained on."""
 
-from typing import Any, Optional, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -145,8 +145,3 @@ def frame_labels(segments: Sequence[dict], speakers: Sequence[str], num_frames: 
         first, last = (int(np.ceil(segment[key] / frame_shift - 0.5)) for key in ("start_time", "end_time"))
         labels[max(first, 0) : max(last, 0), speakers.index(segment["speaker"])] = 1.0
     return labels
-
-
-def talker_texts(segments: Sequence[dict], profile: str, order: Optional[Order] = None) -> list[str]:
-    """Return the normalised transcript of each talker, in SOT order."""
-    return [normalise(turn.text, profile) for turn in turns(segments, order or Order())]
