@@ -29,7 +29,7 @@ def test_recipe_has_what_the_driver_uses(recipe: Path) -> None:
         assert os.access(recipe / name, os.X_OK), name
     for name in ("path.sh", "cmd.sh", "db.sh", "conf/slurm.conf", "utils/run.py", "utils/validate_data_dir.sh"):
         assert (recipe / name).exists(), name
-    for name in ("mtasr.sh", "path.sh", "cmd.sh", "utils"):
+    for name in ("mtasr.sh", "data_stages.sh", "path.sh", "cmd.sh", "utils"):
         assert (recipe / name).is_symlink(), f"{name}: a copy would miss what is repaired in TEMPLATE"
     lines = (recipe / "run.sh").read_text().splitlines()
     assert len(lines) <= 40 and "set -euo pipefail" in lines and lines[-1].strip() == '"$@"'
@@ -37,7 +37,7 @@ def test_recipe_has_what_the_driver_uses(recipe: Path) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.parent.name)
 def test_paths_named_in_scripts_exist(recipe: Path) -> None:
-    for name in ("run.sh", "mtasr.sh", "path.sh", "cmd.sh", "db.sh", "local/data.sh"):
+    for name in ("run.sh", "mtasr.sh", "data_stages.sh", "path.sh", "cmd.sh", "db.sh", "local/data.sh"):
         for path in PATHS.findall(_code(recipe / name)):
             if "/" in path and not path.endswith(("simulate.yaml", "none.yaml")):
                 assert (recipe / path).exists() or (ROOT / path).exists(), f"{name} names {path}"
@@ -45,7 +45,7 @@ def test_paths_named_in_scripts_exist(recipe: Path) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.parent.name)
 def test_modules_named_in_scripts_exist(recipe: Path) -> None:
-    for name in ("mtasr.sh", "local/data.sh"):
+    for name in ("mtasr.sh", "data_stages.sh", "local/data.sh"):
         for module in re.findall(r"espnet_mt_llm\.bin\.(\w+)\b(?!_\$)", _code(recipe / name)):
             if not module.endswith("_"):
                 assert (ROOT / f"espnet_mt_llm/bin/{module}.py").exists(), f"{name} names {module}"
@@ -58,6 +58,7 @@ def test_shell_scripts_are_sound(script: Path) -> None:
     if os.access(script, os.X_OK) and "exec " not in text:
         assert "set -euo pipefail" in text, "strict mode"
     assert max(map(len, text.splitlines())) <= 130
+    assert text.count("\n") < 500, "split it"
 
 
 def test_setup_makes_a_recipe_whose_links_work(tmp_path: Path) -> None:

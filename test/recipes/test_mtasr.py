@@ -48,7 +48,7 @@ class Recipe:
         (self.path / "utils").mkdir()
         for name in ("run.py", "slurm.py", "parse_options.sh"):
             (self.path / "utils" / name).symlink_to(repository / "utils" / name)
-        for name in ("mtasr.sh", "path.sh", "cmd.sh"):
+        for name in ("mtasr.sh", "data_stages.sh", "path.sh", "cmd.sh"):
             (self.path / name).symlink_to(Path("../../TEMPLATE/mtasr1") / name)
         fakes = Path(__file__).parent / "fake_bins.py"
         self.script("utils/validate_data_dir.sh", '#!/bin/sh\necho "validate $*" >>calls\n')

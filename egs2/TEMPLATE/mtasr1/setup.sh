@@ -15,7 +15,7 @@ corpus=$(basename "$(dirname "$1")")
 recipe=${root}/egs2/${corpus}/mtasr1
 
 mkdir -p "${recipe}/conf" "${recipe}/local"
-for name in mtasr.sh path.sh cmd.sh; do
+for name in mtasr.sh data_stages.sh path.sh cmd.sh; do
     ln -sfn "../../TEMPLATE/mtasr1/${name}" "${recipe}/${name}"
 done
 ln -sfn ../../../TEMPLATE/mtasr1/conf/slurm.conf "${recipe}/conf/slurm.conf"

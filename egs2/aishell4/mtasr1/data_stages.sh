@@ -1,0 +1,1 @@
+../../TEMPLATE/mtasr1/data_stages.sh
