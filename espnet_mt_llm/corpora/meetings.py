@@ -3,10 +3,13 @@
 import logging
 import re
 import traceback
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
@@ -14,7 +17,7 @@ from espnet_mt_llm.common import Pathlike, UserError, at, progress
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.audio import check_channel, info
 from espnet_mt_llm.datadir.kaldi import OVERSHOOT, DataDir, Utterance, key_of, make_utt_id
-from espnet_mt_llm.text.normalise import normalise
+from espnet_mt_llm.text.normalise import normalise, normalise_all
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ _WHOLE_RECORDING = ("wav.scp", "reco2dur")
 # Up to this share of a session's utterances may begin after the end of its audio, as careless ends do; beyond it, the
 # transcript belongs to another recording.
 _LATE = 0.01
+_SPOKEN = itemgetter("speaker", "start_time", "end_time", "words")
 DEBUG_MEETINGS = 2
 
 
@@ -77,14 +81,25 @@ def words_of(text: str, profile: str, unknown: Optional[dict[str, int]] = None) 
     Tags that the profile does not know are no words either (``<laugh>``, ``[noise]``, ``（笑）``: up to 16 characters
     in brackets of any kind): they are taken out, and counted in ``unknown`` where it is given.
     """
+    return _words_of_all([text], profile, unknown)[0]
+
+
+def _words_of_all(texts: Sequence[str], profile: str, unknown: Optional[dict[str, int]]) -> list[str]:
+    """Return :func:`words_of` of each text."""
+    if _OPENING.search("\n".join(texts)):
+        texts = [_without_tags(text, unknown) for text in texts]
+    return [words if words and (words[0].isalnum() or any(map(str.isalnum, words))) else ""
+            for words in normalise_all(texts, profile)]
+
+
+def _without_tags(text: str, unknown: Optional[dict[str, int]]) -> str:
     # A tag may stand in another one, so the innermost go first.
     while _OPENING.search(text) and (tags := _TAG.findall(text)):
         for tag in tags:
             if unknown is not None and not _KNOWN_TAG.fullmatch(tag):
                 unknown[tag] = unknown.get(tag, 0) + 1
         text = _TAG.sub("", text)
-    words = normalise(text, profile)
-    return words if words and (words[0].isalnum() or any(map(str.isalnum, words))) else ""
+    return text
 
 
 def log_unknown(where: Pathlike, unknown: Mapping[str, int]) -> None:
@@ -111,22 +126,16 @@ def speech_of(where: Pathlike, session: str, spans: Mapping[str, Iterable[tuple[
     silent, overlaps = 0, 0
     segments: list[dict] = []
     for speaker in sorted(spans):
-        of_speaker: dict[tuple[int, int], dict] = {}
+        repaired = _repaired(spans[speaker], f"{where}: {speaker}")
+        words = _words_of_all([text for _, _, text in repaired], profile, unknown)
+        said = [(start, end, text) for (start, end, _), text in zip(repaired, words) if text]
+        silent += len(repaired) - len(said)
         last_end = 0.0
-        for start, end, text in _repaired(spans[speaker], f"{where}: {speaker}"):
-            words = words_of(text, profile, unknown)
-            if not words:
-                silent += 1
-                continue
+        for start, end, _ in said:
             overlaps += start < last_end - 1e-6
-            last_end = max(last_end, end)
-            there = of_speaker.setdefault((round(start * 100), round(end * 100)), segment := {
-                "session_id": session, "speaker": speaker, "start_time": start, "end_time": end, "words": words})
-            if there is not segment:
-                log.warning("%s: %s: two intervals from %g to %g s became one", where, speaker, start, end)
-                if words != there["words"]:
-                    there["words"] = normalise(f"{there['words']} {words}", profile)
-        segments += of_speaker.values()
+            last_end = end if end > last_end else last_end
+        segments += [{"session_id": session, "speaker": speaker, "start_time": start, "end_time": end, "words": text}
+                     for start, end, text in _united(said, profile, f"{where}: {speaker}")]
     if silent:
         log.warning("%s: intervals without speech (tags or punctuation alone) are left out: %d", where, silent)
     log_unknown(where, unknown)
@@ -135,11 +144,16 @@ def speech_of(where: Pathlike, session: str, spans: Mapping[str, Iterable[tuple[
     return segments
 
 
-def _repaired(spans: Iterable[tuple[float, float, str]], where: str) -> Iterator[tuple[float, float, str]]:
-    """Yield the intervals that have text, by time, with a start from 0 on and an end after it."""
+def _repaired(spans: Iterable[tuple[float, float, str]], where: str) -> list[tuple[float, float, str]]:
+    """Return the intervals that have text, by time, with a start from 0 on and an end after it."""
     ordered = sorted(spans)
-    for index, (start, end, text) in enumerate(ordered):
+    repaired = []
+    for index, span in enumerate(ordered):
+        start, end, text = span
         if not text or text.isspace():
+            continue
+        if 0 < start < end:
+            repaired.append(span)
             continue
         if end <= start:
             # The intervals of a tier follow one another without gaps.
@@ -150,7 +164,26 @@ def _repaired(spans: Iterable[tuple[float, float, str]], where: str) -> Iterator
                 continue
             end = later
         if end > 0:
-            yield max(start, 0.0) + 0.0, end, text  # + 0.0 turns a negative zero into zero
+            repaired.append((max(start, 0.0) + 0.0, end, text))  # + 0.0 turns a negative zero into zero
+    return repaired
+
+
+def _united(said: list[tuple[float, float, str]], profile: str, where: str) -> Iterable[tuple[float, float, str]]:
+    """Make one interval of those that have the same span in the centiseconds of ids; ``said`` is sorted by time."""
+    # As a rule, intervals begin farther apart than rounding could bring together.
+    if all(later[0] - earlier[0] > 0.011 for earlier, later in pairwise(said)):
+        return said
+    united: dict[tuple[int, int], tuple[float, float, str]] = {}
+    for start, end, text in said:
+        key = round(start * 100), round(end * 100)
+        if key in united:
+            log.warning("%s: two intervals from %g to %g s became one", where, start, end)
+            first = united[key]
+            if text != first[2]:
+                text = normalise(f"{first[2]} {text}", profile)
+            start, end = first[:2]
+        united[key] = start, end, text
+    return united.values()
 
 
 def prepare_sets(sets: Mapping[str, tuple[Sequence[Any], Callable[[Any], list[Session]]]], out: Pathlike,
@@ -283,7 +316,7 @@ def _checked(session: Session) -> tuple[Session, float]:
     if not session.segments:
         raise at(session.audio, None, "its annotation holds no speech", "copy the annotation again")
     segments = session.segments
-    if max(s["end_time"] for s in segments) > found.duration:
+    if max(map(itemgetter("end_time"), segments)) > found.duration:
         segments = _cut(session, found.duration)
     channel = session.channel if found.channels > 1 else None
     return replace(session, segments=segments, channel=channel), found.duration
@@ -320,17 +353,19 @@ def _add(data: DataDir, sessions: Sequence[tuple[Session, float]]) -> None:
     Raises:
         UserError: a recording's or an utterance's id occurs twice, or has characters that it may not have.
     """
-    utterances = {}
+    utterances: list[Utterance] = []
+    ids: set[str] = set()
     for session, _ in sessions:
         if session.id in data.wav:
             raise UserError(f"{session.audio}: the recording '{session.id}' is there twice, as {data.wav[session.id]}, "
                             "too; keep one of the two")
-        for s in session.segments:
-            utt = make_utt_id(s["speaker"], session.id, s["start_time"], s["end_time"])
-            if utt in utterances:
-                raise UserError(f"{session.audio}: two utterances get the id '{utt}'; correct the annotation")
-            utterances[utt] = Utterance(utt, session.id, s["speaker"], s["start_time"], s["end_time"], s["words"])
-    data.utterances.extend(utterances.values())
+        utterances += [Utterance(make_utt_id(spk, session.id, start, end), session.id, spk, start, end, words)
+                       for spk, start, end, words in map(_SPOKEN, session.segments)]
+        ids.update(u.utt for u in utterances[len(ids):])
+        if len(ids) < len(utterances):
+            twice = Counter(u.utt for u in utterances).most_common(1)[0][0]
+            raise UserError(f"{session.audio}: two utterances get the id '{twice}'; correct the annotation")
+    data.utterances.extend(utterances)
     for session, seconds in sessions:
         data.wav[session.id] = session.audio
         data.reco2dur[session.id] = seconds

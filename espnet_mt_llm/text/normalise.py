@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 from espnet_mt_llm.common import UserError, nearest
 
@@ -18,8 +18,8 @@ _APOSTROPHES = str.maketrans("’‘ʼ＇", "''''")
 _CJK = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _MIXED = re.compile(f"[{_CJK}]|[^{_CJK}\\s]+")
 # Most of what is said in Mandarin is ideographs and these marks alone; the mark \u4e36 is among the ideographs.
-_HAN = re.compile("[\u4e00-\u4e35\u4e37-\u9fa5]+")
-_HAN_ALONE = re.compile("[\u4e00-\u4e35\u4e37-\u9fa5，。？！、 ]*")
+_HAN_ALONE = re.compile("[\u4e00-\u4e35\u4e37-\u9fa5]*")
+_MARKS = "，。？！、 "
 _SPACE_BESIDE_CJK = re.compile(f"(?<=[{_CJK}])\\s+|\\s+(?=[{_CJK}])")
 
 
@@ -48,9 +48,15 @@ def _en_libri(text: str) -> str:
     return " ".join(w for w in words if w.strip("'"))
 
 
+def _without_marks(text: str) -> str:
+    for mark in _MARKS:
+        text = text.replace(mark, "")
+    return text
+
+
 def _zh_char(text: str) -> str:
-    if _HAN_ALONE.fullmatch(text):
-        return "".join(_HAN.findall(text))
+    if _HAN_ALONE.fullmatch(bare := _without_marks(text)):
+        return bare
     words = _without_punctuation(_fold(_without_tags(text)).replace("丶", " ")).split()
     return _SPACE_BESIDE_CJK.sub("", " ".join(w for w in words if w.strip("'")))
 
@@ -101,6 +107,24 @@ def normalise(text: str, profile: str) -> str:
         UserError: an unknown profile.
     """
     return _PROFILES[check_profile(profile)](text)
+
+
+def normalise_all(texts: Sequence[str], profile: str) -> List[str]:
+    """Bring each of ``texts`` into the form of ``profile``, as :func:`normalise` does, Mandarin in less time.
+
+    >>> normalise_all(["好，嗯。", "用Ａ I"], "zh_char")
+    ['好嗯', '用A I']
+
+    Raises:
+        UserError: an unknown profile.
+    """
+    one = _PROFILES[check_profile(profile)]
+    if one is _zh_char:
+        # Marks are taken out of all texts at once. A text of several lines would be told by their number.
+        bare = _without_marks("\n".join(texts)).split("\n")
+        if len(bare) == len(texts):
+            return [b if _HAN_ALONE.fullmatch(b) else _zh_char(text) for b, text in zip(bare, texts)]
+    return [one(text) for text in texts]
 
 
 def tokens(text: str, unit: str) -> List[str]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.text.normalise import PROFILES, normalise, tokens
+from espnet_mt_llm.text.normalise import PROFILES, normalise, normalise_all, tokens
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,12 @@ def test_profiles_are_idempotent(text, profile):
 def test_profiles_are_idempotent_near_tags(text, profile):
     once = normalise(text, profile)
     assert normalise(once, profile) == once
+
+
+@given(st.lists(st.text(alphabet="ab 好丶。<sil>\n\r'，？", max_size=9), max_size=6), st.sampled_from(PROFILES))
+@settings(max_examples=200)
+def test_all_texts_at_once_are_as_each_alone(texts, profile):
+    assert normalise_all(texts, profile) == [normalise(text, profile) for text in texts]
 
 
 @given(st.text())
