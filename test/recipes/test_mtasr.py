@@ -346,6 +346,18 @@ def test_mixtures_are_clips_already_whatever_the_policy_of_sessions(recipe: Reci
     assert policies == {"train_sim": "whole", "dev_sim": "whole", "train": "utterance_group"}
 
 
+def test_further_options_of_cutting_are_for_recorded_sessions_and_a_change_cuts_them_again(recipe: Recipe) -> None:
+    options = ("--stop_stage", "clips", "--clip_policy", "random_40_50", "--test_sets", "train")
+    recipe.run(*options)
+    recipe.calls()
+    shown = recipe.run(*options, "--clip_args", "--min_clip 30 --seed 1")
+    assert recipe.calls() == ["make_clips", "make_clips", "merge_clips", "show_statistics"]
+    assert all(line.endswith("--min_clip 30 --seed 1") and "data/train " in line for line in recipe.lines[:2])
+    assert "clips.train: its options changed, runs again" in shown
+    recipe.run(*options, "--clip_args", "--min_clip 30 --seed 1")
+    assert recipe.calls() == []
+
+
 def test_manifests_that_the_first_stage_made_are_written_by_the_second(recipe: Recipe) -> None:
     (recipe.path / "conf/simulate.yaml").unlink()
     recipe.script("local/data.sh", DATA_SH + 'echo "{}" >"${datadir}/train/mixtures.jsonl"\nmkdir -p "${datadir}/own"\n'

@@ -109,15 +109,16 @@ stage_simulate() {
 }
 
 make_clips() { # SET STAMP
-    local policy=${clip_policy}
+    local policy=${clip_policy} how=${clip_args}
     # A mixture is a clip already.
-    if [ -n "$(simulation_of "$1")" ]; then policy=whole; fi
+    if [ -n "$(simulation_of "$1")" ]; then policy=whole how=; fi
     # What its stage has finished was checked there; a directory made by hand is checked here.
     if ${printing} || [ ! -e "$2" ]; then run utils/validate_data_dir.sh "${datadir}/$1"; fi
+    # shellcheck disable=SC2086
     run ${train_cmd} --name clips "JOB=1:${nj}" "${dumpdir}/log/make_clips_$1.JOB.log" \
         ${python} -m espnet_mt_llm.bin.make_clips --data_dir "${datadir}/$1" --out_dir "${dumpdir}/$1" \
         --policy "${policy}" --max_clip "${max_clip}" --rate "${fs}" --job JOB --num_jobs "${nj}" \
-        --allow_problems "${allow_problems}"
+        --allow_problems "${allow_problems}" ${how}
     if [ "${nj}" != 1 ]; then
         run ${python} -m espnet_mt_llm.bin.merge_clips --out_dir "${dumpdir}/$1" --num_jobs "${nj}" \
             --allow_problems "${allow_problems}"

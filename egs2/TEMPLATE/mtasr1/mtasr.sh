@@ -31,6 +31,7 @@ simulate_config=conf/simulate.yaml  # the sets that stage 2 simulates
 allow_problems=false        # go on when single recordings cannot be used; they are listed in problems.tsv
 clip_policy=whole           # how recorded sessions are cut into clips (make_clips --policy)
 max_clip=50                 # longest clip in seconds
+clip_args=                  # further options of cutting recorded sessions, e.g. "--min_clip 30 --seed 1"
 token_type=                 # word, char or bpe; default by language
 nbpe=500                    # number of units for token_type bpe
 profile=                    # text normalisation; default by language
