@@ -3,66 +3,43 @@
 import torch
 from torch.nn import functional as F
 
-from espnet_mt_llm.nets.permutation import best_assignment
-
-
-def _ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor,
-         blank: int) -> torch.Tensor:
-    """CTC loss ``(N,)`` of each row (Graves et al., 2006); ``log_probs`` ``(N, T, V)``, ``targets`` ``(N, L)``."""
-    return F.ctc_loss(log_probs.transpose(0, 1), targets, lengths, target_lengths, blank=blank, reduction="none",
-                      zero_infinity=True)
-
-
-def stream_costs(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor,
-                 blank: int = 0) -> torch.Tensor:
-    """CTC loss of every stream against every talker, ``(B, K, K)`` (stream, talker), without gradient.
-
-    The log-softmax is shared by the pairs, so a pair costs one alpha recursion.
-    """
-    batch, talkers, time, vocabulary = log_probs.shape
-    with torch.no_grad():
-        every = log_probs.detach().unsqueeze(2).expand(-1, -1, talkers, -1, -1).reshape(-1, time, vocabulary)
-        against = targets.unsqueeze(1).expand(-1, talkers, -1, -1).reshape(-1, targets.size(-1))
-        sizes = target_lengths.unsqueeze(1).expand(-1, talkers, -1).reshape(-1)
-        frames = lengths.repeat_interleave(talkers * talkers)
-        return _ctc(every, frames, against, sizes, blank).view(batch, talkers, talkers)
+from espnet_mt_llm.nets.permutation import ctc_pit
 
 
 def serialized_ctc_loss(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor,
-                        target_lengths: torch.Tensor, blank: int = 0, normalise: bool = True,
-                        pit: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean CTC loss over the talkers of each clip.
+                        target_lengths: torch.Tensor, normalise: bool = True, pit: bool = False
+                        ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean CTC loss (Graves et al., 2006) over the talkers of each clip.
 
     ``L = 1/K sum_k -log P_CTC(y^k | stream k)`` with stream k for the k-th talker by onset: no permutation search
-    (arXiv 2409.00815). With ``pit`` the assignment of least loss is chosen from K^2 losses instead, and gradients are
-    computed for the chosen pairs alone.
+    (arXiv 2409.00815). With ``pit`` the assignment of least loss is chosen instead, see
+    :func:`espnet_mt_llm.nets.permutation.ctc_pit`.
 
     Args:
-        log_probs: ``(B, K, T, V)`` log posteriors.
+        log_probs: ``(B, K, T, V)`` log posteriors of a softmax; the blank is 0.
         lengths: ``(B,)`` frames.
-        targets: ``(B, K, L)`` token ids, padded with anything but ``blank``'s meaning beyond ``target_lengths``.
+        targets: ``(B, K, L)`` token ids, below 0 or any id beyond ``target_lengths``.
         target_lengths: ``(B, K)``.
-        blank: id of the blank.
         normalise: divide each talker's loss by its target length (at least 1), so that long clips do not dominate.
         pit: search the assignment.
 
     Returns:
         losses ``(B,)`` and the streams chosen for each talker ``(B, K)``.
+
+    Raises:
+        ValueError: ``pit``, and a loss is NaN.
     """
-    batch, talkers, time, vocabulary = log_probs.shape
+    batch, talkers = target_lengths.shape
     targets = targets.clamp(min=0)
-    order = torch.arange(talkers, device=log_probs.device).expand(batch, -1)
     if pit and talkers > 1:
-        costs = stream_costs(log_probs, lengths, targets, target_lengths, blank)
-        if normalise:
-            costs = costs / target_lengths.clamp(min=1).unsqueeze(1)
-        order = best_assignment(costs)
-        log_probs = log_probs.gather(1, order[:, :, None, None].expand(-1, -1, time, vocabulary))
-    losses = _ctc(log_probs.reshape(batch * talkers, time, vocabulary), lengths.repeat_interleave(talkers),
-                  targets.reshape(batch * talkers, -1), target_lengths.reshape(-1), blank).view(batch, talkers)
+        losses, order = ctc_pit(log_probs, lengths, targets, target_lengths, normalise=normalise)
+        return losses.mean(dim=1), order
+    losses = F.ctc_loss(log_probs.flatten(0, 1).transpose(0, 1), targets.flatten(0, 1),
+                        lengths.repeat_interleave(talkers), target_lengths.flatten(), reduction="none",
+                        zero_infinity=True).view(batch, talkers)
     if normalise:
         losses = losses / target_lengths.clamp(min=1)
-    return losses.mean(dim=1), order
+    return losses.mean(dim=1), torch.arange(talkers, device=log_probs.device).expand(batch, -1)
 
 
 def too_long(lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor) -> torch.Tensor:
