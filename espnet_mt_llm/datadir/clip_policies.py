@@ -3,7 +3,7 @@
 import math
 import re
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -117,7 +117,8 @@ def random_40_50(utterances: Sequence[Utterance], duration: float, rules: Rules)
     shortest, longest = math.ceil(rules.min_clip * 100 - 1e-6), math.floor(rules.max_clip * 100 + 1e-6)
     if not 0 < shortest <= longest:
         raise UserError(
-            f"cannot be cut into clips of {rules.min_clip:g} to {rules.max_clip:g} s; give --min_clip and --max_clip"
+            f"cannot be cut into clips of {rules.min_clip:g} to {rules.max_clip:g} s; give --min_clip and --max_clip "
+            "(to ./run.sh: --clip_args \"--min_clip N\" --max_clip M)"
         )
     talking = _activity(utterances, duration)
     begin, spans = 0, []
@@ -285,7 +286,7 @@ def _piece(u: Utterance, start: float, end: float) -> Optional[Utterance]:
     if bounds and first >= last:
         return None
     text = u.text[bounds[first] : bounds[last] if last < len(bounds) else None].strip() if bounds else ""
-    return replace(u, start=max(u.start, start), end=min(u.end, end), text=text)
+    return u._replace(start=max(u.start, start), end=min(u.end, end), text=text)
 
 
 def _units_before(u: Utterance, instant: float, units: int) -> int:
