@@ -1,4 +1,4 @@
-"""Training curves as small inline SVG charts."""
+"""Training curves and weights of layers as small inline SVG charts."""
 
 import math
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
@@ -37,8 +37,9 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Dict[str, Series]:
     return out
 
 
-def line_chart(title: str, series: Series) -> Html:
-    """Draw one quantity over epochs, a line for each of ``series``; each point says its value when pointed at."""
+def line_chart(title: str, series: Series, over: str = "epoch") -> Html:
+    """Draw one quantity over epochs (or ``over``), a line for each of ``series``; each point says its value when
+    pointed at."""
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     grid = ticks(min(ys), max(ys))
@@ -57,19 +58,20 @@ def line_chart(title: str, series: Series) -> Html:
         parts.append(el("text", f"{y:g}", x=_LEFT - 7, y=py(y) + 4, text_anchor="end"))
     for x in [t for t in ticks(first, last, 6) if first <= t <= last and t == int(t)] or [first]:
         parts.append(el("text", f"{x:g}", x=px(x), y=_HEIGHT - _BOTTOM + 16, text_anchor="middle"))
-    parts.append(el("text", "epoch", x=_WIDTH - _RIGHT, y=_HEIGHT - 1, text_anchor="end"))
+    parts.append(el("text", over, x=_WIDTH - _RIGHT, y=_HEIGHT - 1, text_anchor="end"))
+    colors = {split: f"s{i % 6 + 1}" for i, split in enumerate(series)}
     for split, points in series.items():
-        color = "s1" if split == "train" else "s2"
+        color = colors[split]
         path = "M" + " L".join(f"{px(x)} {py(y)}" for x, y in points)
         parts.append(el("path", d=path, class_=color))
         for i, (x, y) in enumerate(points):
-            tip = el("title", f"{split}, epoch {x:g}: {y:.4g}")
+            tip = el("title", f"{split}, {over} {x:g}: {y:.4g}")
             if i == len(points) - 1:
                 parts.append(el("circle", tip, class_=f"dot {color}", cx=px(x), cy=py(y), r=3.5))
             elif len(points) <= 200:
                 parts.append(el("circle", tip, class_=f"dot hit {color}", cx=px(x), cy=py(y), r=6))
-    legend = el("div", *(el("span", el("span", class_=f"key {'s1' if split == 'train' else 's2'}"),
+    legend = el("div", *(el("span", el("span", class_=f"key {colors[split]}"),
                             f"{split} {points[-1][1]:.4g}") for split, points in series.items()), class_="legend")
     return el("figure", el("h4", title), legend,
-              el("svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=f"{title} by epoch"),
+              el("svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=f"{title} by {over}"),
               style="margin:0")

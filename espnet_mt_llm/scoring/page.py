@@ -240,6 +240,7 @@ def curves_section(exp: Path) -> Html:
         history = read_json(path, "remove it; the next training run writes it anew")
         entries = [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
         charts = [line_chart(name, series) for name, series in curves(entries).items()]
+        charts += layers_chart(path.with_name("layer_weights.json"))
         if not charts:
             continue
         seconds = sum(e.get("seconds") or 0 for e in entries)
@@ -248,6 +249,17 @@ def curves_section(exp: Path) -> Html:
         cards.append(el("div", el("h3", title), el("p", took, class_="soft small"),
                         el("div", *charts, class_="charts"), class_="card"))
     return join([el("h2", "Training", id="training"), *cards]) if cards else Html("")
+
+
+def layers_chart(path: Path) -> List[Html]:
+    """What each task takes from each layer of the encoder after the last epoch, where a training has recorded it."""
+    if not path.is_file():
+        return []
+    epochs = read_json(path, "remove it; the next training run writes it anew")
+    last = max(epochs, key=int)
+    series = {task: [(float(layer), weight) for layer, weight in enumerate(weights, 1)]
+              for task, weights in epochs[last].items()}
+    return [line_chart(f"weights of the layers after epoch {last}", series, "layer")] if series else []
 
 
 def others_section(scores: Sequence[Score], rows: Sequence[Row]) -> Html:

@@ -7,7 +7,7 @@ import os
 import pickle
 import time
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
@@ -21,6 +21,7 @@ from espnet2.train.reporter import Reporter
 from espnet_mt_llm.common import Pathlike, UserError, atomic_open
 
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
+LAYERS = "layer_weights.json"
 
 
 def save(state: Any, path: Pathlike) -> None:
@@ -194,6 +195,8 @@ class Trainer(espnet_trainer.Trainer):
             if old not in keep:
                 (output_dir / f"{old}epoch.pth").unlink(missing_ok=True)
         write_history(reporter, output_dir / "history.json")
+        if hasattr(model, "layer_weights"):
+            record_layers(model.layer_weights(), epoch, output_dir / LAYERS)
 
     @classmethod
     def _average_best(cls, output_dir: Path, reporter: Reporter, options: Any) -> None:
@@ -212,6 +215,20 @@ class Trainer(espnet_trainer.Trainer):
     def _num_best(options: Any) -> int:
         n = options.keep_nbest_models
         return max(n) if isinstance(n, (list, tuple)) else n
+
+
+def record_layers(weights: Mapping[str, Sequence[float]], epoch: int, path: Path) -> None:
+    """Log the weights of the encoder's layers after ``epoch`` and put them into ``{"<epoch>": {"<task>": [...]}}``."""
+    for task, values in weights.items():
+        logging.info("weights of the layers for %s: %s", task, " ".join(f"{value:.3f}" for value in values))
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        known = {}
+    rows = {key: value for key, value in known.items() if int(key) < epoch} | {str(epoch): weights}
+    with atomic_open(path) as f:
+        json.dump(rows, f, indent=1)
+        f.write("\n")
 
 
 def write_history(reporter: Reporter, path: Pathlike) -> None:

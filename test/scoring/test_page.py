@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from espnet_mt_llm.scoring import charts, sessions
+from espnet_mt_llm.scoring.page import layers_chart
 from espnet_mt_llm.scoring.results import make_results
 from espnet_mt_llm.scoring.score import score_decode
 
@@ -136,6 +137,15 @@ def test_activity_takes_the_words_of_its_speaker():
 def test_a_chart_of_one_epoch_or_of_a_constant():
     assert "<svg" in charts.line_chart("loss", {"train": [(1.0, 3.0)]})
     assert "<svg" in charts.line_chart("loss", {"train": [(1.0, 0.0), (2.0, 0.0)]})
+
+
+def test_weights_of_the_layers_of_the_last_epoch_are_drawn(tmp_path):
+    path = tmp_path / "layer_weights.json"
+    assert layers_chart(path) == []
+    path.write_text('{"2": {"separation": [0.4, 0.6]}, "10": {"separation": [0.1, 0.9], "recognition": [0.3, 0.7]}}')
+    drawn = str(layers_chart(path)[0])
+    assert "after epoch 10" in drawn and "recognition, layer 2: 0.7" in drawn and "layer 2: 0.6" not in drawn
+    assert "separation 0.9" in drawn and "key s2" in drawn
 
 
 def test_in_a_browser(page, tmp_path, skip):

@@ -158,6 +158,8 @@ def test_trained_model_is_the_one_of_its_config(tmp_path: Path, clips: Path) -> 
     history = json.loads((out / "history.json").read_text())
     assert {f"loss_{task}" for task in TASKS} <= set(history[0]["train"])
     assert {"token_error", "frame_error"} <= set(history[0]["valid"])
+    layers = json.loads((out / "layer_weights.json").read_text())
+    assert len(layers) == len(history) and set(layers["1"]) == set(TASKS)
 
 
 @pytest.mark.parametrize("heads", [["separation"], ["diarization"], ["recognition", "diarization"]])
