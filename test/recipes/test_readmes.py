@@ -83,3 +83,15 @@ def test_tables_are_whole(corpus: str) -> None:
             head = line.count("|")
         elif line.startswith("|"):
             assert line.replace("\\|", "").count("|") == head, f"{corpus}: line {number + 1}"
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_columns_of_published_results_carry_their_protocol(corpus: str) -> None:
+    """Every error rate says over what speakers are permuted, every one that looks at times its collar."""
+    lines = readme(corpus).split("## Published results")[1].split("\n")
+    for head in (line for before, line in zip(lines, lines[1:]) if line.startswith("|") and not before.startswith("|")):
+        for cell in head.strip("|").split("|"):
+            if re.search(r"[CW]ER\b|Δ", cell):
+                assert re.search(r"\b(clip|segment|session|recording|mixture)\b|\bunit\b.* not stated", cell), head
+            if re.search(r"\b(DER|tcp[CW]ER)\b", cell):
+                assert "collar" in cell or re.search(r"\| (collar|protocol)\b", head), head
