@@ -30,6 +30,8 @@ from espnet_mt_llm.train.trainer import Trainer
 
 # What --debug changes: enough to run every line of the training, nothing more.
 DEBUG = {"max_epoch": 2, "num_iters_per_epoch": 3, "batch_bins": 400000, "num_workers": 0, "keep_nbest_models": [1]}
+# Entries of a model's state that say how far its training is: another training does not begin with them.
+PROGRESS = ("steps",)
 
 
 def build(factory: Callable[..., Any], conf: Optional[dict], where: str, *args: Any, **fixed: Any) -> Any:
@@ -291,16 +293,19 @@ def choose_clips(directory: Pathlike, talkers: Sequence[int], out: Pathlike) -> 
 
 
 def find_step(init_param: str, output_dir: Pathlike) -> str:
-    """Resolve ESPnet's ``<file>[:<from>:<to>…]``: a file of an earlier step is named by ``<step>/<file>``.
+    """Resolve ESPnet's ``<file>[:<from>[:<to>[:<without>]]]``: a file of an earlier step is named by ``<step>/<file>``.
 
     Steps lie side by side, so a configuration needs no experiment directory:
-    ``01_sctc_single/latest.pth:encoder:encoder``.
+    ``01_sctc_single/latest.pth:encoder:encoder``. A whole model comes without :data:`PROGRESS`.
 
     Raises:
         UserError: no such file, neither as it stands nor beside ``output_dir``.
     """
-    name, colon, rest = init_param.partition(":")
+    name, *parts = init_param.split(":")
     for path in (Path(name), Path(output_dir).parent / name):
         if path.is_file():
-            return f"{path}{colon}{rest}"
+            if not any(parts[:1]):
+                source, target, without, *rest = [*parts, *[""] * (3 - len(parts))]
+                parts = [source, target, ",".join(filter(None, [without, *PROGRESS])), *rest]
+            return ":".join([str(path), *parts])
     raise at(Path(output_dir).parent / name, None, "no such weights to start from", "run the training steps in order")

@@ -15,7 +15,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.encoders.owsm import Owsm
 from espnet_mt_llm.inference.model import load_model
 from espnet_mt_llm.models.ume import TASKS, UMEModel
-from espnet_mt_llm.tasks.base import set_data
+from espnet_mt_llm.tasks.base import find_step, set_data
 from espnet_mt_llm.tasks.ume import UMETask
 
 S2T = {
@@ -115,6 +115,28 @@ def test_steps_of_a_recipe_begin_with_the_ones_before(recipe: str, repository: P
             assert earlier and all(torch.equal(loaded[key], value) for key, value in earlier.items())
         (tmp_path / path.stem).mkdir()
         torch.save(model.state_dict(), tmp_path / path.stem / "latest.pth")
+
+
+@pytest.mark.parametrize("parts, expected", [
+    ("", ":::steps"), (":", ":::steps"), ("::encoder", "::encoder:steps"), (":::rwse,heads", ":::rwse,heads,steps"),
+    (":encoder:encoder", ":encoder:encoder"), (":heads:heads:heads.recognition", ":heads:heads:heads.recognition"),
+])
+def test_only_a_whole_model_could_bring_its_progress(tmp_path: Path, parts: str, expected: str) -> None:
+    weights = tmp_path / "01" / "latest.pth"
+    weights.parent.mkdir()
+    weights.touch()
+    assert find_step(f"01/latest.pth{parts}", tmp_path / "02") == f"{weights}{expected}"
+
+
+def test_warmup_of_separation_begins_anew_from_a_whole_model(tmp_path: Path, clips: Path) -> None:
+    first = torch.load(train(tmp_path, "01", clips) / "latest.pth", weights_only=True)
+    out = train(tmp_path, "02", clips, init_param=["01/latest.pth"], max_epoch=2, optim_conf={"lr": 0.0})
+    second = torch.load(out / "latest.pth", weights_only=True)
+    assert first["steps"] > 0 and second.pop("steps") == 2 * first.pop("steps")  # of its own two epochs
+    assert first.keys() == second.keys() and all(torch.equal(second[name], first[name]) for name in first)
+    train(tmp_path, "02", clips, init_param=["01/latest.pth"], max_epoch=3, optim_conf={"lr": 0.0})
+    resumed = torch.load(out / "latest.pth", weights_only=True)
+    assert resumed["steps"] == 3 * torch.load(out.parent / "01" / "latest.pth", weights_only=True)["steps"]
 
 
 def test_one_reading_stream_becomes_all(tmp_path: Path) -> None:
