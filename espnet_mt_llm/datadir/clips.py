@@ -296,7 +296,7 @@ def _within(session: Session, duration: float) -> list[Utterance]:
                 f"'{u.utt}' ends at {end:g} s but '{u.rec}' at {duration:g} s",
                 f"repair: utils/fix_data_dir.sh {session.path}",
             )
-        within.append(u if u.end <= duration else replace(u, end=duration))
+        within.append(u if u.end <= duration else u._replace(end=duration))
     return within
 
 
