@@ -1,4 +1,4 @@
-"""Who said what, as one string and back: talkers put in order, SOT and the labelled formats, `supervision` lines.
+"""Who said what, in one order: the turns of a clip, the mark between them, and `supervision` lines.
 
 A segment is meeteval's SegLST as a dict: ``session_id, speaker, start_time, end_time, words`` (seconds).
 """
@@ -8,7 +8,7 @@ import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at, nearest
 
@@ -16,7 +16,6 @@ SC = "<sc>"
 ORDERS = ("onset", "end", "duration", "speaker", "random", "input")
 TIE_RULES = ("speaker", "longest", "loudest", "random", "input")
 UNITS = ("talker", "utterance")
-FORMATS = ("sot", "labelled", "suffix")
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,16 @@ def turns(segments: Sequence[Mapping], policy: Order = Order()) -> List[Turn]:
     Raises:
         UserError: the tie rule ``loudest`` and a segment without ``level``.
     """
-    session = str(segments[0].get("session_id", "")) if segments else ""
     if policy.unit == "talker":
+        session = str(segments[0].get("session_id", "")) if segments else ""
         return _arrange(_talkers(segments), policy, session)
-    return _merge_neighbours(_arrange([_turn([s]) for s in segments], policy, session))
+    return _merge_neighbours(utterances(segments, policy))
+
+
+def utterances(segments: Sequence[Mapping], policy: Order = Order()) -> List[Turn]:
+    """Put the segments of one clip in the order of ``policy``, each a turn of its own."""
+    session = str(segments[0].get("session_id", "")) if segments else ""
+    return _arrange([_turn([s]) for s in segments], policy, session)
 
 
 def _turn(segments: Sequence[Mapping]) -> Turn:
@@ -190,158 +195,16 @@ def _merge_neighbours(items: List[Turn]) -> List[Turn]:
     return out
 
 
-def _check(text: str, marker: "re.Pattern[str]", name: str) -> str:
-    if marker.search(text):
-        raise UserError(f"the transcript {text!r} holds {name}, which marks a turn; normalise the text first")
-    return text
-
-
 _SC = re.compile(r"\s*<sc>\s*", re.IGNORECASE)
-_SUFFIX = re.compile(r"(?P<text>.*?)\s*<SC>\s*(?P<spk>\d+)", re.DOTALL)
-
-
-def _label(names: Sequence[str]) -> "re.Pattern[str]":
-    alternatives = [r"spk \d+"] + [re.escape(n) for n in sorted(names, key=len, reverse=True)]
-    return re.compile(r"(?:^|(?<=\s))(" + "|".join(alternatives) + r"):(?:\s+|$)")
-
-
-def to_sot(texts: Sequence[str]) -> str:
-    """Join the texts of turns by ``<sc>``, a token of its own.
-
-    >>> to_sot(["good morning", "hello"])
-    'good morning <sc> hello'
-
-    Raises:
-        UserError: a text that holds ``<sc>`` itself.
-    """
-    return " ".join(f" {SC} ".join(_check(t, _SC, SC) for t in texts).split())
-
-
-def from_sot(text: str) -> List[str]:
-    """Split serialised text at ``<sc>``; ``<sc>`` glued to a word, as other toolkits write it, is understood.
-
-    Empty turns between separators are kept; an empty string is no turn at all.
-
-    >>> from_sot("good morning <sc> hello"), from_sot("a <SC>b<sc> <sc> c"), from_sot(" ")
-    (['good morning', 'hello'], ['a', 'b', '', 'c'], [])
-    """
-    return [" ".join(t.split()) for t in _SC.split(text)] if text.strip() else []
 
 
 def strip_sc(text: str) -> str:
-    """Remove every ``<sc>``.
+    """Remove every ``<sc>``, also one that is glued to a word, as other toolkits write it.
 
-    >>> strip_sc("a <sc> b")
-    'a b'
+    >>> strip_sc("a <sc> b"), strip_sc("a<SC>b <sc> <sc>")
+    ('a b', 'a b')
     """
-    return " ".join(t for t in from_sot(text) if t)
-
-
-Labelled = Tuple[str, str]
-
-
-def number_speakers(items: Sequence[Turn]) -> List[Labelled]:
-    """Name the speakers 0, 1, … by first appearance: ``(number, text)`` for each turn."""
-    numbers: Dict[str, str] = {}
-    return [(numbers.setdefault(t.speaker, str(len(numbers))), t.text) for t in items]
-
-
-def to_labelled(items: Sequence[Labelled], names: Sequence[str] = ()) -> str:
-    """Write ``spk 0: … spk 1: …``; a speaker whose label is one of ``names`` is written by name (``Mike: …``).
-
-    >>> to_labelled([("0", "hi"), ("1", "great"), ("Mike", "ok")], names=["Mike"])
-    'spk 0: hi spk 1: great Mike: ok'
-
-    Raises:
-        UserError: a text that holds a label itself, or a speaker that is neither a number nor a name.
-    """
-    marker = _label(names)
-    for speaker, _ in items:
-        if speaker not in names and not speaker.isdecimal():
-            raise UserError(f"the speaker '{speaker}' is neither a number nor a registered name; register it")
-    return " ".join(
-        f"{s if s in names else 'spk ' + s}: {_check(' '.join(t.split()), marker, 'a speaker label')}".rstrip()
-        for s, t in items
-    )
-
-
-def from_labelled(text: str, names: Sequence[str] = ()) -> List[Labelled]:
-    """Parse ``spk 0: … Mike: …`` into (label, text) pairs; words before the first label belong to speaker ``0``.
-
-    >>> from_labelled("spk 0: hi, how are you? spk 1: great Mike: ok", names=["Mike"])
-    [('0', 'hi, how are you?'), ('1', 'great'), ('Mike', 'ok')]
-    """
-    parts = _label(names).split(text)
-    out = [("0", " ".join(parts[0].split()))] if parts[0].strip() else []
-    for label, words in zip(parts[1::2], parts[2::2]):
-        out.append((label if label in names else label[len("spk "):], " ".join(words.split())))
-    return out
-
-
-def to_suffix(items: Sequence[Labelled]) -> str:
-    """Write ``text <SC> 0 text <SC> 1``: the speaker's number follows its turn.
-
-    >>> to_suffix([("0", "how is it today?"), ("1", "okay")])
-    'how is it today? <SC> 0 okay <SC> 1'
-
-    Raises:
-        UserError: a text that holds ``<SC>`` itself, or a speaker that is not a number.
-    """
-    for speaker, _ in items:
-        if not speaker.isdecimal():
-            raise UserError(f"the speaker '{speaker}' is not a number; number the speakers by first appearance")
-    return " ".join(f"{_check(' '.join(t.split()), _SC, SC)} <SC> {s}".strip() for s, t in items)
-
-
-def from_suffix(text: str) -> List[Labelled]:
-    """Parse ``text <SC> 0 …`` into (number, text) pairs; words after the last label belong to its speaker.
-
-    >>> from_suffix("how is it? <SC> 0 okay <SC> 1 I think")
-    [('0', 'how is it?'), ('1', 'okay I think')]
-    """
-    out: List[Labelled] = []
-    end = 0
-    for m in _SUFFIX.finditer(text):
-        out.append((m["spk"], " ".join(m["text"].split())))
-        end = m.end()
-    rest = " ".join(text[end:].split())
-    if rest:
-        speaker, words = out.pop() if out else ("0", "")
-        out.append((speaker, f"{words} {rest}".strip()))
-    return out
-
-
-def serialise(segments: Sequence[Mapping], policy: Order = Order(), fmt: str = "sot") -> str:
-    """Write the segments of one clip as one string in one of :data:`FORMATS`.
-
-    >>> a = {"session_id": "m", "speaker": "A", "start_time": 0.9, "end_time": 2.0, "words": "fine"}
-    >>> b = {"session_id": "m", "speaker": "B", "start_time": 0.0, "end_time": 1.0, "words": "hello"}
-    >>> serialise([a, b]), serialise([a, b], fmt="labelled"), serialise([a, b], fmt="suffix")
-    ('hello <sc> fine', 'spk 0: hello spk 1: fine', 'hello <SC> 0 fine <SC> 1')
-    """
-    items = turns(segments, policy)
-    if fmt == "sot":
-        return to_sot([t.text for t in items])
-    if fmt == "labelled":
-        return to_labelled(number_speakers(items))
-    if fmt == "suffix":
-        return to_suffix(number_speakers(items))
-    raise UserError(f"unknown format '{fmt}'; {nearest(fmt, FORMATS)}")
-
-
-def parse(text: str, fmt: str = "sot") -> List[Labelled]:
-    """Read a serialised string back as (speaker, text) pairs; the turns of ``sot`` are talkers 0, 1, ….
-
-    >>> parse("hello <sc> fine"), parse("hello <SC> 0 fine <SC> 1", "suffix")
-    ([('0', 'hello'), ('1', 'fine')], [('0', 'hello'), ('1', 'fine')])
-    """
-    if fmt == "sot":
-        return [(str(i), t) for i, t in enumerate(from_sot(text))]
-    if fmt == "labelled":
-        return from_labelled(text)
-    if fmt == "suffix":
-        return from_suffix(text)
-    raise UserError(f"unknown format '{fmt}'; {nearest(fmt, FORMATS)}")
+    return " ".join(_SC.sub(" ", text).split())
 
 
 def parse_supervision(value: str, session_id: str = "") -> List[dict]:

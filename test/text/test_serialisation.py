@@ -1,4 +1,4 @@
-"""Order policies, the serialised formats with their parsers, and the supervision file."""
+"""Order policies and the supervision file."""
 
 import itertools
 
@@ -7,9 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.text.serialisation import (FORMATS, ORDERS, TIE_RULES, Order, from_labelled, from_sot, from_suffix,
-                                              number_speakers, parse, read_supervision, serialise, to_labelled, to_sot,
-                                              to_suffix, turns)
+from espnet_mt_llm.text.serialisation import ORDERS, TIE_RULES, Order, read_supervision, turns, utterances
 
 
 def segment(speaker, start, end, words, **more):
@@ -91,78 +89,20 @@ def test_no_word_is_lost(segments, order, unit):
 
 def test_a_talkers_words_are_joined_by_start_time():
     late, early = segment("A", 3.0, 4.0, "world"), segment("A", 0.0, 1.0, " hello ")
-    assert serialise([late, early, segment("B", 1.0, 2.0, "x")]) == "hello world <sc> x"
-    assert serialise([late, early, segment("B", 1.0, 2.0, "x")], Order(unit="utterance")) == "hello <sc> x <sc> world"
+    other = segment("B", 1.0, 2.0, "x")
+    assert [t.text for t in turns([late, early, other])] == ["hello world", "x"]
+    assert [t.text for t in turns([late, early, other], Order(unit="utterance"))] == ["hello", "x", "world"]
 
 
-@given(st.lists(WORDS, min_size=0, max_size=5))
-@settings(deadline=None)
-def test_sot_round_trip(texts):
-    assert from_sot(to_sot(texts)) == texts
-
-
-@given(st.lists(st.one_of(WORDS, st.just("")), min_size=2, max_size=5))
-@settings(deadline=None)
-def test_sot_round_trip_with_silent_talkers(texts):
-    assert from_sot(to_sot(texts)) == texts
-
-
-NUMBERED = st.lists(st.tuples(st.integers(0, 12).map(str), st.one_of(WORDS, st.just(""))), max_size=5)
-
-
-@given(NUMBERED)
-@settings(deadline=None)
-def test_labelled_round_trip(items):
-    assert from_labelled(to_labelled(items)) == items
-
-
-@given(st.lists(st.tuples(st.sampled_from(["Mike", "Mike B", "0", "11"]), WORDS), max_size=5))
-@settings(deadline=None)
-def test_labelled_round_trip_with_names(items):
-    names = ["Mike", "Mike B"]
-    assert from_labelled(to_labelled(items, names), names) == items
-
-
-@given(NUMBERED)
-@settings(deadline=None)
-def test_suffix_round_trip(items):
-    assert from_suffix(to_suffix(items)) == items
-
-
-@given(SEGMENTS, st.sampled_from(FORMATS), st.sampled_from(["talker", "utterance"]))
-@settings(max_examples=150, deadline=None)
-def test_parse_undoes_serialise(segments, fmt, unit):
-    policy = Order(unit=unit)
-    expected = number_speakers(turns(segments, policy))
-    got = parse(serialise(segments, policy, fmt), fmt)
-    if fmt == "sot":  # who spoke is not in the string, only that the talker changed
-        expected = [(str(i), text) for i, (_, text) in enumerate(expected)]
-    assert got == expected
-
-
-@given(st.text(max_size=60), st.sampled_from(FORMATS))
-@settings(max_examples=200, deadline=None)
-def test_parsers_take_any_string(text, fmt):
-    assert all(isinstance(s, str) and t == " ".join(t.split()) for s, t in parse(text, fmt))
-
-
-def test_parsers_are_lenient_with_what_models_put_out():
-    assert from_sot("a<sc>b<SC> c") == ["a", "b", "c"]
-    assert from_labelled("oh spk 0: hi spk 7: there spk 0:") == [("0", "oh"), ("0", "hi"), ("7", "there"), ("0", "")]
-    assert from_suffix("only words") == [("0", "only words")]
-    assert from_suffix("a <SC> 3 b<sc>c") == [("3", "a b<sc>c")]
+def test_utterances_are_not_merged():
+    segments = [segment("A", 2.0, 3.0, "b"), segment("A", 0.0, 1.0, "a"), segment("B", 2.5, 4.0, "c")]
+    assert [t.text for t in utterances(segments, Order(unit="utterance"))] == ["a", "b", "c"]
+    assert [t.text for t in turns(segments, Order(unit="utterance"))] == ["a b", "c"]
 
 
 @pytest.mark.parametrize(
     "write, message",
     [
-        (lambda: to_sot(["a <sc> b"]), "holds <sc>"),
-        (lambda: to_suffix([("0", "a <SC> b")]), "holds <sc>"),
-        (lambda: to_labelled([("0", "see spk 1: there")]), "holds a speaker label"),
-        (lambda: to_labelled([("Mike", "a")]), "neither a number nor a registered name"),
-        (lambda: to_suffix([("Mike", "a")]), "not a number"),
-        (lambda: serialise([], fmt="sott"), "did you mean 'sot'"),
-        (lambda: parse("", "sott"), "did you mean 'sot'"),
         (lambda: Order("onsets"), "unknown order 'onsets'; did you mean 'onset'"),
         (lambda: Order(tie_rule="loud"), "unknown tie_rule"),
         (lambda: Order(unit="word"), "unknown unit"),
@@ -175,7 +115,7 @@ def test_bad_input(write, message):
 
 
 def test_nothing_said():
-    assert turns([]) == [] and serialise([]) == "" and parse("") == []
+    assert turns([]) == [] and utterances([]) == []
 
 
 def test_read_supervision(tmp_path):
