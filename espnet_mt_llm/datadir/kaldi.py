@@ -5,10 +5,10 @@ import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Callable, Container, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, Collection, Container, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open
 
@@ -193,14 +193,19 @@ def write_map(path: Pathlike, mapping: Mapping[str, str]) -> None:
     Raises:
         UserError: an id with white space or a value with a line break, which would not read back.
     """
+    _check_ids(path, mapping)
+    _write_lines(path, [f"{key} {mapping[key]}\n" if mapping[key] else f"{key}\n" for key in sorted(mapping)])
+
+
+def _check_ids(path: Pathlike, ids: Collection[str]) -> None:
     # One look at all of them is faster than one at each.
-    if len(" ".join(mapping).split()) != len(mapping) or any(mark in "".join(mapping.values()) for mark in "\n\r"):
-        _refuse(path, mapping)
-    with atomic_open(path) as f:
-        f.write("".join([f"{key} {mapping[key]}\n" if mapping[key] else f"{key}\n" for key in sorted(mapping)]))
+    together = "".join(ids)
+    if together.split(None, 1) != ([together] if ids else []) or "" in ids:
+        for key in sorted(ids):
+            check_line(path, key, "")
 
 
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
+def _write_lines(path: Pathlike, lines: Sequence[str]) -> None:
     """Write lines of sorted ids that were looked at already; their values were not.
 
     Raises:
@@ -213,11 +218,6 @@ def _write_lines(path: Path, lines: Sequence[str]) -> None:
             check_line(path, key, value)
     with atomic_open(path) as f:
         f.write(text)
-
-
-def _refuse(path: Pathlike, mapping: Mapping[str, str]) -> None:
-    for key in sorted(mapping):
-        check_line(path, key, mapping[key])
 
 
 def check_line(path: Pathlike, key: str, value: str) -> None:
@@ -263,9 +263,9 @@ def _prefix(spk: str, rec: str) -> str:
 
 def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
     """Turn utt2spk round: speaker -> its utterances, sorted, with spaces between."""
-    utts = defaultdict(list)
-    for utt in sorted(utt2spk):
-        utts[utt2spk[utt]].append(utt)
+    utts: dict[str, list[str]] = defaultdict(list)
+    for spk, of_spk in groupby(sorted(utt2spk), utt2spk.__getitem__):
+        utts[spk] += of_spk
     return {spk: " ".join(of_spk) for spk, of_spk in utts.items()}
 
 
@@ -333,7 +333,7 @@ class DataDir:
         path = Path(path)
         reco2dur = {rec: _whole(rec, entry, self.reco2dur) for rec, entry in self.wav.items()}
         utterances = sorted(self.utterances, key=itemgetter(0))
-        utt2spk = {u.utt: u.spk for u in utterances}
+        utt2spk = {utt: spk for utt, _, spk, _, _, _ in utterances}
         if len(utt2spk) != len(utterances):
             raise at(
                 path,
@@ -343,8 +343,8 @@ class DataDir:
             )
         write_map(path / "wav.scp", self.wav)
         write_map(path / "reco2dur", {rec: format_seconds(seconds) for rec, seconds in reco2dur.items()})
-        # This one looks at the ids.
-        write_map(path / "utt2spk", utt2spk)
+        _check_ids(path / "utt2spk", utt2spk)
+        _write_lines(path / "utt2spk", [f"{utt} {spk}\n" for utt, spk in utt2spk.items()])
         if all(u.utt == u.rec and u.start == 0 and abs(u.end - reco2dur[u.rec]) < 1e-6 for u in utterances):
             (path / "segments").unlink(missing_ok=True)
         else:
@@ -415,13 +415,20 @@ def parse_channel(path: Path, rec: str, value: Optional[str]) -> Optional[int]:
 
 def read_numbers(path: Pathlike) -> dict[str, float]:
     """Read `<id> <number>` lines."""
-    numbers = {}
-    for line, (key, value) in enumerate(read_map(path).items(), 1):
+    return dict(number_lines(path))
+
+
+def number_lines(path: Pathlike) -> Iterator[tuple[str, float]]:
+    """Yield `<id> <number>` lines, a line at a time as long as the ids ascend.
+
+    Raises:
+        UserError: file and line of what is no number, and what :func:`read_map` raises.
+    """
+    for line, (key, value) in enumerate(read_lines(path), 1):
         try:
-            numbers[key] = float(value)
+            yield key, float(value)
         except ValueError:
             raise at(path, line, f"'{value}' is not a number", "expected '<id> <number>'") from None
-    return numbers
 
 
 def read_utterances(path: Path, recs: Container[str], seconds: Callable[[str], float]) -> Iterator[Utterance]:
