@@ -1,5 +1,6 @@
 """E-Branchformer (Kim et al., 2022) of ESPnet, trained from scratch on log-mel features."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
 import torch
@@ -45,15 +46,20 @@ class EBranchformerStack(torch.nn.Module):
     def _zero_padding(self, _module: torch.nn.Module, inputs: tuple) -> tuple:
         return (inputs[0] * self._mask,) + inputs[1:]
 
-    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the hidden states of every block ``(L, B, T, D)``, the last one normalised, from ``(B, T, D_in)``."""
+    def forward(self, frames: torch.Tensor, lengths: torch.Tensor, layers: Optional[Iterable[int]] = None
+                ) -> torch.Tensor:
+        """Return the hidden states of every block ``(L, B, T, D)``, the last one normalised, from ``(B, T, D_in)``.
+
+        ``layers`` are the blocks to return instead of all, numbered from 0.
+        """
         self._mask = length_mask(lengths, frames.size(1)).unsqueeze(1).to(frames.dtype)
         try:
             output, _, _ = self.encoder(frames, lengths, return_all_hs=True)
         finally:
             self._mask = None
         last, hidden = output
-        return torch.stack([*hidden[:-1], last])
+        outputs = [*hidden[:-1], last]
+        return torch.stack(outputs if layers is None else [outputs[i] for i in layers])
 
 
 class EBranchformer(SpeechEncoder):
@@ -62,17 +68,22 @@ class EBranchformer(SpeechEncoder):
     Args:
         rate: sampling rate in Hz.
         frontend_conf: arguments of :class:`~espnet_mt_llm.nets.log_mel.LogMel`.
+        layers, freeze_layers: see :meth:`SpeechEncoder.use_layers`.
         conf: arguments of :class:`EBranchformerStack`.
     """
 
-    def __init__(self, rate: int = 16000, frontend_conf: Optional[dict[str, Any]] = None, **conf: Any) -> None:
+    lora_targets = ("linear_q", "linear_k", "linear_v", "linear_out", "w_1", "w_2")
+
+    def __init__(self, rate: int = 16000, frontend_conf: Optional[dict[str, Any]] = None,
+                 layers: Optional[Sequence[int]] = None, freeze_layers: int = 0, **conf: Any) -> None:
         super().__init__()
         self.frontend = LogMel(rate, **(frontend_conf or {}))
         self.blocks = EBranchformerStack(self.frontend.output_size, **conf)
-        self.output_size, self.num_layers = self.blocks.output_size, self.blocks.num_layers
-        self.frame_shift = self.frontend.frame_shift
+        self.output_size, self.frame_shift = self.blocks.output_size, self.frontend.frame_shift
+        embed = [self.blocks.encoder.embed] if self.blocks.encoder.embed is not None else []
+        self.use_layers(layers, freeze_layers, embed, list(self.blocks.encoder.encoders))
 
     def forward(self, speech: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`SpeechEncoder.forward`."""
         frames, frame_lengths = self.frontend(speech, lengths)
-        return self.blocks(frames, frame_lengths), frame_lengths
+        return self.blocks(frames, frame_lengths, self.layers), frame_lengths

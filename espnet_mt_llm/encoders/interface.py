@@ -14,9 +14,11 @@ class Encoder(torch.nn.Module, ABC):
 
     Attributes:
         lora_targets: names of the linear layers, as module names end, that low-rank adapters may be put on.
+        config: what stands for a checkpoint in the configuration of a trained model; None where nothing has to.
     """
 
     lora_targets: tuple[str, ...] = ()
+    config: Optional[Mapping[str, Any]] = None
     _frozen: tuple[torch.nn.Module, ...] = ()
 
     def freeze(self, parts: Iterable[torch.nn.Module]) -> None:
@@ -40,11 +42,16 @@ class Encoder(torch.nn.Module, ABC):
         An encoder that starts from a checkpoint puts what it read there in its place, so that the trained model can
         be built again without it.
         """
-        return dict(conf)
+        if self.config is None:
+            return dict(conf)
+        rest = {key: value for key, value in conf.items() if key not in ("checkpoint", "allow_missing")}
+        return {**rest, "config": dict(self.config)}
 
 
 class SpeechEncoder(Encoder):
     """Speech ``(B, N)`` to the outputs of its layers.
+
+    Every one takes the arguments ``layers`` and ``freeze_layers``, see :meth:`use_layers`.
 
     Attributes:
         output_size: D.
@@ -59,6 +66,28 @@ class SpeechEncoder(Encoder):
     @abstractmethod
     def forward(self, speech: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return hidden states ``(L, B, T, D)`` and their lengths ``(B,)``, from samples and ``lengths`` ``(B,)``."""
+
+    def use_layers(self, layers: Optional[Sequence[int]], freeze_layers: int, inputs: Iterable[torch.nn.Module],
+                   blocks: Sequence[torch.nn.Module]) -> None:
+        """Set ``self.layers``, the indices of the blocks that are returned, and freeze what stays as it is.
+
+        Args:
+            layers: blocks whose outputs are returned, numbered from 1; -1 is the last (after its norm); None: all.
+            freeze_layers: the input layer and this many blocks stay as they are; -1: the whole encoder.
+            inputs: modules of the input layer.
+            blocks: all blocks in order.
+
+        Raises:
+            UserError: no such layer.
+        """
+        self.layers = chosen(layers, len(blocks))
+        self.num_layers = len(self.layers)
+        if isinstance(freeze_layers, bool) or not isinstance(freeze_layers, int) \
+                or not -1 <= freeze_layers <= len(blocks):
+            raise UserError(f"encoder_conf: freeze_layers {freeze_layers} is not within -1 and {len(blocks)}, the "
+                            "blocks")
+        if freeze_layers:
+            self.freeze([self] if freeze_layers < 0 else [*inputs, *blocks[:freeze_layers]])
 
 
 class SpeakerEncoder(Encoder):

@@ -1,9 +1,8 @@
 """The speech encoder of OWSM v3.1 (Peng et al., 2024), or of another ESPnet S2T model with an E-Branchformer."""
 
-import logging
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Mapping, Optional
 import torch
 
 from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml
+from espnet_mt_llm.encoders.checkpoint import check_source, load_state, read_state
 from espnet_mt_llm.encoders.interface import SpeechEncoder
 from espnet_mt_llm.nets.masks import length_mask
 
@@ -38,7 +38,7 @@ class Owsm(SpeechEncoder):
             temporary directory on every start: unpack it once for a quicker one.
         config: the part of the S2T configuration that describes the encoder, instead of ``checkpoint``; the weights
             are random until they are loaded. A trained model's config.yaml holds it, see :meth:`saved_conf`.
-        freeze_layers: the input layer and this many blocks stay as they are; -1: the whole encoder.
+        layers, freeze_layers: see :meth:`SpeechEncoder.use_layers`.
         specaug: mask features while training as the checkpoint's own training did.
         allow_missing: weights that are missing from the checkpoint, or that are too many in it, are a warning.
 
@@ -46,24 +46,27 @@ class Owsm(SpeechEncoder):
         UserError: no such model, a model of another kind, or weights that do not fit it.
     """
 
+    lora_targets = ("linear_q", "linear_k", "linear_v", "linear_out", "w_1", "w_2")
+
     def __init__(self, rate: int = 16000, checkpoint: str = "", config: Optional[Mapping[str, Any]] = None,
-                 freeze_layers: int = 0, specaug: bool = False, allow_missing: bool = False) -> None:
+                 layers: Optional[Sequence[int]] = None, freeze_layers: int = 0, specaug: bool = False,
+                 allow_missing: bool = False) -> None:
         super().__init__()
-        if bool(checkpoint) == bool(config):
-            raise UserError(f"encoder_conf: owsm needs 'checkpoint' or 'config', one of them; {WANTED}")
+        check_source("owsm", checkpoint, config, WANTED)
         if config:
             self._build(config, rate, specaug, "encoder_conf: config")
         else:
             with opened(checkpoint) as files:
                 config = {key: load_yaml(files.config).get(key) for key in KEYS}
                 self._build(config, rate, specaug, files.shown(files.config))
-                state = read_weights(files)
+                state = read_state(files.weights, WANTED, files.shown(files.weights))
                 if "normalize.mean" not in state and config.get("normalize") == "global_mvn":
                     state |= read_statistics(files, (config.get("normalize_conf") or {}).get("stats_file"))
-                self._load(state, files.shown(files.weights), allow_missing)
+                given = {key: value for key, value in state.items() if key.startswith(PARTS)}
+                load_state(self, given, files.shown(files.weights), allow_missing)
         self.config = {**config, "normalize_conf": {k: v for k, v in (config.get("normalize_conf") or {}).items()
                                                     if k != "stats_file"}}
-        self._freeze(freeze_layers)
+        self.use_layers(layers, freeze_layers, [self.encoder.embed], list(self.encoder.encoders))
 
     def _build(self, config: Mapping[str, Any], rate: int, specaug: bool, where: str) -> None:
         from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
@@ -92,7 +95,7 @@ class Owsm(SpeechEncoder):
         found = int(self.frontend.logmel.mel_options["sr"])
         if found != rate:
             raise UserError(f"{where}: the model takes {found} Hz, the data have {rate}; change --rate")
-        self.output_size, self.num_layers = self.encoder.output_size(), len(self.encoder.encoders)
+        self.output_size = self.encoder.output_size()
         self.frame_shift = self.frontend.hop_length / rate
         for convolution in self.strides:
             self.frame_shift *= convolution.stride[0]
@@ -100,33 +103,6 @@ class Owsm(SpeechEncoder):
         for block in self.encoder.encoders:
             for convolution in (block.cgmlp.csgu.conv, block.depthwise_conv_fusion):
                 convolution.register_forward_pre_hook(self._zero_padding)
-
-    def _load(self, state: Mapping[str, torch.Tensor], where: str, allow_missing: bool) -> None:
-        own = self.state_dict()
-        given = {key: value for key, value in state.items() if key.startswith(PARTS)}
-        wrong = [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
-        problems = [f"{kind} {', '.join(sorted(keys)[:3])}{' …' if len(keys) > 3 else ''} ({len(keys)} of {total})"
-                    for kind, keys, total in (("missing", own.keys() - given.keys(), len(own)),
-                                              ("extra", given.keys() - own.keys(), len(given)),
-                                              ("of another shape", wrong, len(own))) if keys]
-        if problems and not allow_missing:
-            raise UserError(f"{where}: the weights do not fit config.yaml: {'; '.join(problems)}; use the files of one "
-                            "model, or go on with encoder_conf allow_missing: true")
-        for problem in problems:
-            logging.warning("%s: %s", where, problem)
-        self.load_state_dict({k: v for k, v in given.items() if k in own and k not in wrong}, strict=False)
-
-    def _freeze(self, count: int) -> None:
-        if not -1 <= count <= self.num_layers:
-            raise UserError(f"encoder_conf: freeze_layers {count} is not within -1 and {self.num_layers}, the blocks")
-        frozen = [self.encoder] if count < 0 else [self.encoder.embed, *self.encoder.encoders[:count]] if count else []
-        for part in frozen:
-            part.requires_grad_(False)
-
-    def saved_conf(self, conf: Mapping[str, Any]) -> dict[str, Any]:
-        """See :meth:`SpeechEncoder.saved_conf`: the configuration itself stands for the checkpoint."""
-        rest = {key: value for key, value in conf.items() if key not in ("checkpoint", "allow_missing")}
-        return {**rest, "config": self.config}
 
     def _zero_padding(self, _module: torch.nn.Module, inputs: tuple) -> tuple:
         return (inputs[0] * self._mask,) + inputs[1:]
@@ -168,15 +144,17 @@ class Owsm(SpeechEncoder):
         # espnet2's subsampling counts frames that reach into padding; the lengths here are those of a clip alone.
         hidden, _ = self.encoder.embed(feats, None)
         mask = length_mask(counts, int(counts.max())).unsqueeze(1)
-        layers = []
+        outputs = []
         self._mask = mask.to(feats.dtype)
         try:
-            for block in self.encoder.encoders:
+            for block in self.encoder.encoders[: max(self.layers) + 1]:
                 hidden, _ = block(hidden, mask)
-                layers.append(hidden[0] if isinstance(hidden, tuple) else hidden)
+                outputs.append(hidden[0] if isinstance(hidden, tuple) else hidden)
         finally:
             self._mask = None
-        return torch.stack([*layers[:-1], self.encoder.after_norm(layers[-1])]), counts
+        if len(outputs) == len(self.encoder.encoders):
+            outputs[-1] = self.encoder.after_norm(outputs[-1])
+        return torch.stack([outputs[i] for i in self.layers]), counts
 
 
 def normaliser(config: Mapping[str, Any], size: int) -> Optional[torch.nn.Module]:
@@ -272,26 +250,6 @@ def find_model(root: Path, name: Path) -> Files:
     if several:
         raise at(name, None, f"several models: {listed}", "name the .pth itself")
     raise at(name, None, f"no model; found {listed}", WANTED)
-
-
-def read_weights(files: Files) -> dict[str, torch.Tensor]:
-    """Return the state dict of a model, or that inside a checkpoint of espnet2's trainer or of DeepSpeed.
-
-    Raises:
-        UserError: the file holds none.
-    """
-    try:
-        # Mapped, not read: the decoder's half of the file is never touched.
-        state = torch.load(files.weights, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as e:
-        raise at(files.shown(files.weights), None, f"not weights of torch ({str(e).splitlines()[0][:120]})", WANTED
-                 ) from None
-    for key in ("model", "module"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise at(files.shown(files.weights), None, "holds no weights", WANTED)
-    return dict(state)
 
 
 def read_statistics(files: Files, name: Optional[str]) -> dict[str, torch.Tensor]:

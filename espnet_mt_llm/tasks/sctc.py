@@ -4,13 +4,12 @@ import argparse
 
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_mt_llm.encoders.e_branchformer import EBranchformer, EBranchformerStack
+from espnet_mt_llm.encoders.e_branchformer import EBranchformerStack
+from espnet_mt_llm.encoders.registry import SPEECH, speech_encoder
 from espnet_mt_llm.models.sctc import Branch, SCTCModel
 from espnet_mt_llm.nets.separator import Separator
 from espnet_mt_llm.nets.talker_count import TalkerCountHead
 from espnet_mt_llm.tasks.base import MultiTalkerTask, build
-
-ENCODERS = {"e_branchformer": EBranchformer}
 
 
 class SCTCTask(MultiTalkerTask):
@@ -21,7 +20,7 @@ class SCTCTask(MultiTalkerTask):
         """Add the pieces of the model: shared encoder, branches, separator, count head, losses."""
         super().add_task_arguments(parser)
         group = parser.add_argument_group(description="Serialized CTC")
-        group.add_argument("--encoder", default="e_branchformer", choices=list(ENCODERS))
+        group.add_argument("--encoder", default="e_branchformer", choices=SPEECH)
         for name, what in (
             ("encoder", "the shared encoder"),
             ("branch", "the upper encoder blocks of each branch; num_blocks: 0 for none"),
@@ -35,7 +34,9 @@ class SCTCTask(MultiTalkerTask):
         """Build the model; the token list itself goes into ``args``, so that config.yaml is complete."""
         tokens = cls.tokenizer(args).tokens
         args.token_list = tokens
-        encoder = build(ENCODERS[args.encoder], args.encoder_conf, "encoder_conf", rate=args.rate)
+        encoder = build(speech_encoder(args.encoder), args.encoder_conf, "encoder_conf", rate=args.rate)
+        # A trained model is loaded without the checkpoint that its encoder began from.
+        args.encoder_conf = encoder.saved_conf(args.encoder_conf or {})
         size = encoder.output_size
         branches = []
         for k in range(1, args.max_talkers + 1):

@@ -6,7 +6,7 @@ from typing import Callable, Optional
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_mt_llm.common import UserError, nearest
-from espnet_mt_llm.encoders.e_branchformer import EBranchformer
+from espnet_mt_llm.encoders.registry import SPEECH, speech_encoder
 from espnet_mt_llm.models.ume import TASKS, UMEModel
 from espnet_mt_llm.nets.diarization import DiarizationHead
 from espnet_mt_llm.nets.recognition import RecognitionHead
@@ -17,17 +17,6 @@ from espnet_mt_llm.tasks.base import MultiTalkerTask, build
 from espnet_mt_llm.text.serialisation import Order
 from espnet_mt_llm.train.preprocess import JointTargets
 
-ENCODERS = ("e_branchformer", "owsm")
-
-
-def encoder_class(name: str) -> Callable:
-    """Return the class of an encoder; what a pretrained one needs is imported when it is asked for."""
-    if name == "owsm":
-        from espnet_mt_llm.encoders.owsm import Owsm
-
-        return Owsm
-    return EBranchformer
-
 
 class UMETask(MultiTalkerTask):
     """Arguments to :class:`~espnet_mt_llm.models.ume.UMEModel`."""
@@ -37,7 +26,7 @@ class UMETask(MultiTalkerTask):
         """Add the pieces of the model: shared encoder, weighted sums, heads, losses."""
         super().add_task_arguments(parser)
         group = parser.add_argument_group(description="UME")
-        group.add_argument("--encoder", default="e_branchformer", choices=ENCODERS)
+        group.add_argument("--encoder", default="e_branchformer", choices=SPEECH)
         group.add_argument("--heads", nargs="+", default=list(TASKS), help=f"of {', '.join(TASKS)}")
         for name, what in (
             ("encoder", "the shared encoder"), ("rwse", "the residual weighted sums: shared, layer_norm, last_only"),
@@ -75,10 +64,10 @@ class UMETask(MultiTalkerTask):
                 raise UserError(f"heads: unknown head '{name}'; {nearest(name, TASKS)}")
         tokens = cls.tokenizer(args).tokens
         args.token_list = tokens
-        encoder = build(encoder_class(args.encoder), args.encoder_conf, "encoder_conf", rate=args.rate)
+        encoder = build(speech_encoder(args.encoder), args.encoder_conf, "encoder_conf", rate=args.rate)
         args.frame_shift = encoder.frame_shift
         # A trained model is loaded without the checkpoint that its encoder began from.
-        args.encoder_conf = encoder.saved_conf(args.encoder_conf)
+        args.encoder_conf = encoder.saved_conf(args.encoder_conf or {})
         size, speakers = encoder.output_size, args.max_talkers
         heads = {}
         for name in (task for task in TASKS if task in args.heads):
