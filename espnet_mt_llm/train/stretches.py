@@ -1,0 +1,106 @@
+"""Single-speaker stretches of a pool as training data of speaker extractors."""
+
+import math
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+
+from espnet_mt_llm.common import Pathlike, at
+from espnet_mt_llm.datadir.audio import read_audio
+from espnet_mt_llm.datadir.stretches import Pool, Stretch
+from espnet_mt_llm.train.collate import pad_batch
+from espnet_mt_llm.train.preprocess import as_samples, change_speed
+
+
+def read_pool(dump_dir: Pathlike) -> Pool:
+    """Read the file ``enrolment`` of a dump dir.
+
+    Raises:
+        UserError: there is none, it does not read, or fewer than two speakers are in it.
+    """
+    path = Path(dump_dir) / "enrolment"
+    if not path.is_file():
+        raise at(path, None, "no such file", "list the stretches: ./run.sh --stage enroll --stop_stage enroll "
+                                             "--enrolment true")
+    pool = Pool.read(path)
+    if len(pool.speakers) < 2:
+        raise at(path, None, f"stretches of {len(pool.speakers)} speakers, at least 2 are needed",
+                 "take another set, or shorter stretches: make_enrolment --min")
+    return pool
+
+
+def find(pool: Pool, number: int) -> tuple[int, Stretch]:
+    """Return the number of the speaker of a stretch, and the stretch itself."""
+    k = int(np.searchsorted(pool.first, number, side="right")) - 1
+    return k, pool.stretch(pool.speakers[k], number)
+
+
+def read_stretch(stretch: Stretch, rate: int) -> np.ndarray:
+    """Return the samples ``(N,)`` of a stretch.
+
+    Raises:
+        UserError: audio that cannot be read, or of another rate.
+    """
+    samples, found = read_audio(stretch.wav, stretch.start, stretch.end, stretch.channel)
+    return as_samples((found, samples), rate, stretch.id)
+
+
+class StretchDataset(torch.utils.data.Dataset):
+    """The stretches of a pool by their numbers, as strings: ``speech`` ``(N,)`` and ``speaker`` ``(1,)``.
+
+    Args:
+        pool: the stretches.
+        rate: sampling rate in Hz.
+        longest: seconds; of a longer stretch a part is taken, at random while training, else the begin.
+        shortest: seconds; a shorter stretch is repeated up to this.
+        speeds: while training one of them is drawn; a voice at another speed is another speaker. Empty: as it is.
+        train: whether to draw.
+    """
+
+    def __init__(self, pool: Pool, rate: int, longest: float, shortest: float = 0.0, speeds: Sequence[float] = (),
+                 train: bool = False) -> None:
+        self.pool, self.rate, self.train = pool, rate, train
+        self.longest, self.shortest = round(longest * rate), round(shortest * rate)
+        self.speeds = tuple(dict.fromkeys(speeds)) if train and speeds else (1.0,)
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def __getitem__(self, uid: str) -> tuple[str, dict[str, np.ndarray]]:
+        speaker, stretch = find(self.pool, int(uid))
+        samples = read_stretch(stretch, self.rate)
+        draw = np.random.randint(len(self.speeds)) if self.train else 0
+        samples = change_speed(samples, self.speeds[draw])
+        samples = np.tile(samples, math.ceil(self.shortest / len(samples)) or 1)
+        first = np.random.randint(len(samples) - self.longest + 1) if self.train and len(samples) > self.longest else 0
+        label = speaker + draw * len(self.pool.speakers)
+        return stretch.id, {"speech": samples[first : first + self.longest], "speaker": np.array([label])}
+
+
+class CropBatch:
+    """Cut the stretches of a batch to one length, drawn anew for each batch, so that nothing is padded in training.
+
+    Args:
+        shortest, longest: samples; every stretch has ``longest``.
+    """
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        self.shortest, self.longest = shortest, longest
+
+    def __call__(self, stretches: Sequence[tuple[str, dict[str, np.ndarray]]]
+                 ) -> tuple[list[str], dict[str, torch.Tensor]]:
+        """Return the ids and the batch."""
+        size = np.random.randint(self.shortest, self.longest + 1)
+        return pad_batch([(uid, {**data, "speech": data["speech"][:size]}) for uid, data in stretches])
+
+
+def chosen_evenly(pool: Pool, per_speaker: int) -> list[str]:
+    """Return the numbers of at most ``per_speaker`` stretches of each speaker, evenly over what there is."""
+    numbers = []
+    for spk in pool.speakers:
+        own = pool.of(spk)
+        count = min(per_speaker, len(own))
+        numbers += [str(own[i * len(own) // count]) for i in range(count)]
+    return numbers
