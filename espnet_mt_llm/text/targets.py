@@ -65,10 +65,7 @@ def clean(text: str, fmt: str) -> Tuple[str, int]:
     >>> clean("see spk 1: at 10:30 <SC> or <sil> so", "speakerlm")
     ('see spk 1 at 10:30 or so', 3)
     """
-    count, found = 0, 1
-    while found:
-        text, found = _TAG.subn(" ", text)
-        count += found
+    text, count = _TAG.subn(" ", text)
     if fmt == "speakerlm":
         text, found = _COLON.subn(" ", text)
         count += found
