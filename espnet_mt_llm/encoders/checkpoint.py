@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -88,7 +88,7 @@ def read_json(path: Path, wanted: str) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise at(path, None, "no such file", wanted) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
         raise at(path, getattr(e, "lineno", None), f"not JSON ({e})", "copy the file again") from None
@@ -116,3 +116,31 @@ def read_transformers(directory: Path, wanted: str) -> tuple[dict[str, torch.Ten
                 state |= read_state(directory / part, wanted)
             return state, index
     raise at(directory, None, "no model.safetensors and no pytorch_model.bin", wanted)
+
+
+def transformers_config(root: Path, kind: str, keys: Sequence[str], wanted: str) -> dict[str, Any]:
+    """Return the entries ``keys`` of the config.json of a model directory of transformers, those that are there.
+
+    Raises:
+        UserError: there is none, or it is of another kind of model.
+    """
+    path = root / "config.json"
+    values = read_json(path, wanted)
+    if values.get("model_type") != kind:
+        raise at(path, None, f"model_type is '{values.get('model_type')}', wanted {kind}", wanted)
+    return {key: values[key] for key in keys if key in values}
+
+
+def part(state: Mapping[str, torch.Tensor], prefix: str, wrappers: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the weights behind ``prefix``, without it and without the prefixes ``wrappers`` of whole models.
+
+    >>> part({"model.encoder.a": 1, "model.decoder.a": 2}, "encoder.", ["model."])
+    {'a': 1}
+    """
+    found = {}
+    for key, value in state.items():
+        for wrapper in wrappers:
+            key = key.removeprefix(wrapper)
+        if key.startswith(prefix):
+            found[key.removeprefix(prefix)] = value
+    return found
