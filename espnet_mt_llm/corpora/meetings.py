@@ -1,5 +1,6 @@
 """What the meeting corpora share: intervals to speech, checks against the audio, and data directories from sessions."""
 
+import gc
 import logging
 import re
 import traceback
@@ -8,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
@@ -229,6 +230,19 @@ def _set_alone(name: str, keys: Sequence[Any], read: Callable[[Any], list[Sessio
         return prepare_set(name, keys, read, out, problems, nj), problems, records
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Hold back the collector of cycles: there are none in a set's utterances, and it looks at all of them often."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+@_without_collector()
 def prepare_set(name: str, keys: Sequence[Any], read: Callable[[Any], list[Session]], out: Path, problems: Problems,
                 nj: int = 1) -> SetSummary:
     """Read, check and write the set ``out/name``.
@@ -359,9 +373,11 @@ def _add(data: DataDir, sessions: Sequence[tuple[Session, float]]) -> None:
         if session.id in data.wav:
             raise UserError(f"{session.audio}: the recording '{session.id}' is there twice, as {data.wav[session.id]}, "
                             "too; keep one of the two")
-        utterances += [Utterance(make_utt_id(spk, session.id, start, end), session.id, spk, start, end, words)
-                       for spk, start, end, words in map(_SPOKEN, session.segments)]
-        ids.update(u.utt for u in utterances[len(ids):])
+        rec = repeat(session.id)
+        spk, start, end, words = zip(*map(_SPOKEN, session.segments))
+        utts = list(map(make_utt_id, spk, rec, start, end))
+        utterances += map(Utterance._make, zip(utts, rec, spk, start, end, words))
+        ids.update(utts)
         if len(ids) < len(utterances):
             twice = Counter(u.utt for u in utterances).most_common(1)[0][0]
             raise UserError(f"{session.audio}: two utterances get the id '{twice}'; correct the annotation")

@@ -281,6 +281,14 @@ class Utterance(NamedTuple):
 
 
 @dataclass(frozen=True)
+def _segment_lines(utterances: Iterable[Utterance]) -> str:
+    """Return the lines of ``segments``, with the times as :func:`format_seconds` writes them."""
+    # A tab marks the end of a number, so that the zeros of all are taken off at once.
+    text = "".join([f"{utt} {rec} {start:.6f}\t {end:.6f}\t\n" for utt, rec, _, start, end, _ in utterances])
+    text = text.replace("0000\t", "")
+    return re.sub("0*\t", "", text) if "\t" in text else text
+
+
 class DataDir:
     """A session-level data directory: the one truth about its recordings.
 
@@ -348,13 +356,9 @@ class DataDir:
         if all(u.utt == u.rec and u.start == 0 and abs(u.end - reco2dur[u.rec]) < 1e-6 for u in utterances):
             (path / "segments").unlink(missing_ok=True)
         else:
-            _write_lines(
-                path / "segments",
-                [
-                    f"{utt} {rec} {format_seconds(start)} {format_seconds(end)}\n"
-                    for utt, rec, _, start, end, _ in utterances
-                ],
-            )
+            _check_ids(path / "segments", {u.rec for u in utterances})
+            with atomic_open(path / "segments") as f:
+                f.write(_segment_lines(utterances))
         _write_lines(path / "text", [f"{u.utt} {u.text}\n" if u.text else f"{u.utt}\n" for u in utterances])
         write_map(path / "spk2utt", spk2utt_of(utt2spk))
         extra = {name: table for name, table in self.extra.items() if table or not is_partial(name)}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.kaldi import (
+    _segment_lines,
     DataDir,
     Lookup,
     Utterance,
@@ -110,6 +111,13 @@ def test_utterance_ids():
 def test_seconds_keep_microseconds(seconds):
     written = format_seconds(seconds)
     assert abs(float(written) - seconds) <= 5.1e-7 and len(written.split(".")[1]) >= 2
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e5), st.sampled_from((2, 3, 5, 9))), max_size=6))
+def test_segments_have_the_seconds_of_format_seconds(times):
+    rounded = [round(seconds, digits) for seconds, digits in times]
+    lines = _segment_lines([Utterance(f"u{i}", "r", "s", t, t + 0.5, "") for i, t in enumerate(rounded)])
+    assert lines == "".join(f"u{i} r {format_seconds(t)} {format_seconds(t + 0.5)}\n" for i, t in enumerate(rounded))
 
 
 def test_kinds_of_files():
