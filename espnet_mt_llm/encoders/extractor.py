@@ -9,6 +9,7 @@ from typing import Any, Optional
 import torch
 
 from espnet_mt_llm.common import UserError, at, from_mapping, load_yaml
+from espnet_mt_llm.encoders.checkpoint import read_state
 from espnet_mt_llm.encoders.interface import SpeakerEncoder
 from espnet_mt_llm.nets.chunk_pooling import chunk_statistics, clip_statistics, over_frames
 from espnet_mt_llm.nets.fbank import KaldiFbank
@@ -41,6 +42,7 @@ class Extractor(SpeakerEncoder):
         released: the file name of its released weights.
         model_id: where they are, on modelscope.cn.
         sizes_class: dataclass of its sizes.
+        rate: sampling rate in Hz.
         eps: added to the variance over a clip.
         stats_size: size of the pooled statistics.
     """
@@ -59,6 +61,7 @@ class Extractor(SpeakerEncoder):
         path = self._find(checkpoint) if checkpoint else None
         saved = self._saved(path, rate) if path else {}
         self.sizes = from_mapping(self.sizes_class, {**saved, **sizes}, self.name)
+        self.rate = rate
         self.fbank = KaldiFbank(rate, self.sizes.num_mels)
         self.embedding_size = self.sizes.embedding_size
         self._build()
@@ -169,21 +172,13 @@ def read_weights(path: Path, own: Iterable[str], wanted: str) -> dict[str, torch
     Raises:
         UserError: the file holds no weights.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # what torch raises depends on the bytes
-        raise at(path, None, f"not weights of torch ({str(e).splitlines()[0][:120]})", wanted) from None
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise at(path, None, "holds no weights", wanted)
+    state = read_state(path, wanted)
     names = set(own)
     for prefix in ("encoder.", "speaker_encoder.", "model.", "module.", "embedding_model."):
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if names & inner.keys():
             return inner
-    return dict(state)
+    return state
 
 
 def time_mask(lengths: torch.Tensor, frames: torch.Tensor) -> Optional[torch.Tensor]:
