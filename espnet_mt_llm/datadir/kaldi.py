@@ -280,7 +280,6 @@ class Utterance(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
 def _segment_lines(utterances: Iterable[Utterance]) -> str:
     """Return the lines of ``segments``, with the times as :func:`format_seconds` writes them."""
     # A tab marks the end of a number, so that the zeros of all are taken off at once.
@@ -289,6 +288,7 @@ def _segment_lines(utterances: Iterable[Utterance]) -> str:
     return re.sub("0*\t", "", text) if "\t" in text else text
 
 
+@dataclass(frozen=True)
 class DataDir:
     """A session-level data directory: the one truth about its recordings.
 
