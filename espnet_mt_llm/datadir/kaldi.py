@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice, pairwise
@@ -313,12 +314,7 @@ class DataDir:
             UserError: file and line of what cannot be read. For every broken rule at once: `validate_data_dir`.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise at(path, None, "no such data directory", "prepare it first (stage 1)")
-        wav = read_map(path / "wav.scp")
-        for number, (rec, entry) in enumerate(wav.items(), 1):
-            if not entry:
-                raise at(path / "wav.scp", number, f"'{rec}' has no audio", _repair(path / "wav.scp"))
+        wav = dict(read_recordings(path))
         reco2dur = read_numbers(path / "reco2dur") if (path / "reco2dur").exists() else {}
         utterances = list(read_utterances(path, wav, lambda rec: _whole(rec, wav[rec], reco2dur)))
         utterances.sort(key=lambda u: u.utt)
@@ -435,6 +431,38 @@ def number_lines(path: Pathlike) -> Iterator[tuple[str, float]]:
             raise at(path, line, f"'{value}' is not a number", "expected '<id> <number>'") from None
 
 
+def read_recordings(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the recordings of a data directory and their audio, what ``wav.scp`` says.
+
+    Raises:
+        UserError: file and line of what cannot be read, no such directory.
+    """
+    if not path.is_dir():
+        raise at(path, None, "no such data directory", "prepare it first (stage 1)")
+    for number, (rec, entry) in enumerate(read_lines(path / "wav.scp"), 1):
+        if not entry:
+            raise at(path / "wav.scp", number, f"'{rec}' has no audio", _repair(path / "wav.scp"))
+        # One string for all mentions of a name.
+        yield sys.intern(rec), entry
+
+
+def duration_reader(path: Path) -> Callable[[str], Optional[float]]:
+    """Return what says how many seconds a recording of a data directory lasts; None: ``reco2dur`` does not have it.
+
+    Recordings that are asked for in ascending order cost no memory.
+    """
+    durations = Lookup(path / "reco2dur") if (path / "reco2dur").exists() else None
+
+    def seconds(rec: str) -> Optional[float]:
+        value = durations.get(rec) if durations else None
+        try:
+            return None if value is None else float(value)
+        except ValueError:
+            raise at(path / "reco2dur", None, f"'{value}' is not a number", "expected '<id> <number>'") from None
+
+    return seconds
+
+
 def read_utterances(path: Path, recs: Container[str], seconds: Callable[[str], float]) -> Iterator[Utterance]:
     """Yield the utterances of a data directory in the order of ``segments``, else whole recordings as utterances.
 
@@ -447,8 +475,6 @@ def read_utterances(path: Path, recs: Container[str], seconds: Callable[[str], f
     """
     spk_of = Lookup(path / "utt2spk")
     text_of = Lookup(path / "text") if (path / "text").exists() else None
-    # One string for all mentions of a name.
-    names: dict[str, str] = {}
     for utt, (rec, start, end) in _spans(path, seconds):
         if rec not in recs:
             raise at(path / "segments", None, f"'{utt}' lies in '{rec}', which is not in wav.scp", _repair(path / "x"))
@@ -456,7 +482,8 @@ def read_utterances(path: Path, recs: Container[str], seconds: Callable[[str], f
         if spk is None:
             raise at(path / "utt2spk", None, f"the utterance '{utt}' is missing", _repair(path / "x"))
         text = (text_of and text_of.get(utt)) or ""
-        yield Utterance(utt, names.setdefault(rec, rec), names.setdefault(spk, spk), start, end, text)
+        # One string for all mentions of a name, as long as there are any.
+        yield Utterance(utt, sys.intern(rec), sys.intern(spk), start, end, text)
     for file in filter(None, (spk_of, text_of)):
         file.finish()
 

@@ -9,8 +9,16 @@ from typing import BinaryIO, Iterator, Optional
 
 import numpy as np
 
-from espnet_mt_llm.common import Pathlike, at
-from espnet_mt_llm.datadir.kaldi import Lookup, Utterance, is_signal, parse_channel, read_lines, read_utterances
+from espnet_mt_llm.common import Pathlike
+from espnet_mt_llm.datadir.kaldi import (
+    Lookup,
+    Utterance,
+    duration_reader,
+    is_signal,
+    parse_channel,
+    read_recordings,
+    read_utterances,
+)
 
 MANIFEST = "mixtures.jsonl"
 
@@ -59,14 +67,7 @@ class Sessions:
 
     def __init__(self, path: Pathlike, work: Path, job: int = 1, num_jobs: int = 1):
         self.path, self._work = Path(path), work
-        if not self.path.is_dir():
-            raise at(self.path, None, "no such data directory", "prepare it first (stage 1)")
-        recs = []
-        for number, (rec, entry) in enumerate(read_lines(self.path / "wav.scp"), 1):
-            if not entry:
-                repair = f"repair: utils/fix_data_dir.sh {self.path}"
-                raise at(self.path / "wav.scp", number, f"'{rec}' has no audio", repair)
-            recs.append(rec)
+        recs = [rec for rec, _ in read_recordings(self.path)]
         self._known = frozenset(recs)
         self.recs = sorted(recs)[job - 1 :: num_jobs]
         self.signals = ["wav.scp", *sorted(f.name for f in self.path.iterdir() if is_signal(f.name) and f.is_file())]
@@ -98,18 +99,14 @@ class Sessions:
     def _spill(self, spilled: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
         """Write the utterances; those of recording i stand at the bytes ``places[bounds[i]:bounds[i + 1]]``."""
         number = {rec: i for i, rec in enumerate(self.recs)}
-        durations = Lookup(self.path / "reco2dur") if (self.path / "reco2dur").exists() else None
+        seconds = duration_reader(self.path)
 
-        def seconds(rec: str) -> float:
-            value = durations.get(rec) if durations else None
-            try:
-                return math.inf if value is None else float(value)
-            except ValueError:
-                raise at(self.path / "reco2dur", None, f"'{value}' is not a number",
-                         "expected '<id> <number>'") from None
+        def length(rec: str) -> float:
+            found = seconds(rec)
+            return math.inf if found is None else found
 
         which, places, place = array("i"), array("q"), 0
-        for u in read_utterances(self.path, self._known, seconds):
+        for u in read_utterances(self.path, self._known, length):
             if u.rec in number:
                 which.append(number[u.rec])
                 places.append(place)

@@ -42,7 +42,7 @@ def read_channels(report: "Report", m: "Map", recordings: "Map") -> tuple[np.nda
 
 
 def read_durations(report: "Report", recordings: Optional["Map"]) -> np.ndarray:
-    """Return the seconds of each line of wav.scp, inf where ``reco2dur`` says nothing; without wav.scp, only check it."""
+    """Return the seconds of each line of wav.scp, inf where ``reco2dur`` has none; without wav.scp, only check that."""
     seconds = np.full(recordings.size if recordings is not None else 0, np.inf)
     numbers = checked_numbers(report, "reco2dur", "")
     while some := list(itertools.islice(numbers, _BLOCK)):

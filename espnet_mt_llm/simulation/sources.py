@@ -2,12 +2,15 @@
 
 import math
 from array import array
-from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
-from typing import Iterable, Optional, Sequence
+from typing import Iterator, Optional, Sequence
+
+import numpy as np
 
 from espnet_mt_llm.common import Pathlike, at
-from espnet_mt_llm.datadir.kaldi import DataDir, Utterance
+from espnet_mt_llm.datadir.audio import duration
+from espnet_mt_llm.datadir.kaldi import Lookup, duration_reader, parse_channel, read_recordings, read_utterances
 from espnet_mt_llm.simulation.manifest import Source
 
 # Directories of sources that need a corpus of their own -> the variable of db.sh that says where it is.
@@ -41,8 +44,10 @@ class Sources:
 
     Utterances are counted from 0; those of a speaker are one ``range``, in the order of the directory.
 
-    Attributes:
+    Args:
         path: the directory, or the one around several, for messages.
+
+    Attributes:
         names: the speakers, sorted.
         of_speaker: the utterances of each.
         source_of: which directory each is from, counted from 0.
@@ -53,72 +58,98 @@ class Sources:
         self.names: list[str] = []
         self.of_speaker: list[range] = []
         self.source_of: list[int] = []
-        self._utts, self._texts, self._wavs = Strings(), Strings(), Strings()
-        self._starts, self._ends = array("d"), array("d")
-        self._wav_of, self._channels = array("I"), array("H")
+        # By recording.
+        self._wavs, self._channels = Strings(), array("H")
+        # By row: as the directories have the utterances.
+        self._utts, self._texts = Strings(), Strings()
+        self._starts, self._ends, self._wav_of = array("d"), array("d"), array("I")
+        # The row of each utterance.
+        self._rows = array("I")
 
     @classmethod
-    def of(cls, data: DataDir) -> "Sources":
+    def of(cls, path: Pathlike) -> "Sources":
         """Return the sources of one directory."""
-        sources = cls(data.path)
-        sources.add(data, 0)
+        sources = cls(path)
+        sources.add(path, 0)
         return sources
 
-    def add(self, data: DataDir, number: int, prefix: str = "", alone: bool = False) -> None:
-        """Take over a directory, the ``number``-th; its speakers get the prefix.
+    def add(self, path: Pathlike, number: int, prefix: str = "", alone: bool = False) -> None:
+        """Read a directory, the ``number``-th; its speakers get the prefix.
 
         Args:
             alone: only the utterances that no other one of their recording overlaps.
 
         Raises:
-            UserError: with the prefix, a speaker has the name of one of another directory.
+            UserError: what cannot be read; with the prefix, a speaker has the name of one of another directory.
         """
-        by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-        for utterance in spoken_alone(data.utterances) if alone else data.utterances:
-            by_speaker[prefix + utterance.spk].append(utterance)
-        if twice := sorted(by_speaker.keys() & set(self.names)):
-            raise at(data.path, None, f"the speaker '{twice[0]}' is in another source, too", "rename the directory")
-        places: dict[str, int] = {}
-        rows = []
-        for spk, utterances in by_speaker.items():
-            first = len(self._utts)
-            for u in utterances:
-                if u.rec not in places:
-                    places[u.rec] = len(self._wavs)
-                    self._wavs.append(data.wav[u.rec])
-                    self._channels.append(data.channel(u.rec) or 0)
-                self._utts.append(u.utt)
-                self._texts.append(u.text)
-                self._starts.append(u.start)
-                self._ends.append(u.end)
-                self._wav_of.append(places[u.rec])
-            rows.append((spk, range(first, len(self._utts)), number))
+        path, first = Path(path), len(self._utts)
+        speakers: dict[str, int] = {}
+        spk_of = array("I", (speakers.setdefault(spk, len(speakers)) for spk in self._read(path)))
+        names = [prefix + spk for spk in speakers]
+        if twice := sorted(set(names) & set(self.names)):
+            raise at(path, None, f"the speaker '{twice[0]}' is in another source, too", "rename the directory")
+        chosen = np.arange(first, len(self._utts))
+        if not all(a < b for a, b in pairwise(map(self._utts.__getitem__, chosen))):
+            chosen = np.array(sorted(chosen, key=self._utts.__getitem__))
+        if alone:
+            columns = (column[first:] for column in (self._wav_of, self._starts, self._ends))
+            chosen = chosen[spoken_alone(*map(np.array, columns))[chosen - first]]
+        speaker = np.array(spk_of, np.int64)[chosen - first]
+        begin = len(self._rows)
+        self._rows.frombytes(chosen[np.argsort(speaker, kind="stable")].astype("I").tobytes())
+        ends = (begin + np.cumsum(np.bincount(speaker, minlength=len(names)))).tolist()
+        ranges = [range(*bounds) for bounds in pairwise([begin, *ends])]
+        rows = [(spk, part, number) for spk, part in zip(names, ranges) if part]
         rows = sorted([*zip(self.names, self.of_speaker, self.source_of), *rows], key=lambda row: row[0])
         self.names, self.of_speaker, self.source_of = ([row[k] for row in rows] for k in range(3))
 
+    def _read(self, path: Path) -> Iterator[str]:
+        """Read a directory into the columns; yield the speaker of each utterance."""
+        channels = Lookup(path / "channel") if (path / "channel").exists() else None
+        places: dict[str, int] = {}
+        for rec, wav in read_recordings(path):
+            places[rec] = len(self._wavs)
+            self._wavs.append(wav)
+            self._channels.append(parse_channel(path, rec, channels.get(rec) if channels else None) or 0)
+        known = duration_reader(path)
+
+        def seconds(rec: str) -> float:
+            found = known(rec)
+            return duration(self._wavs[places[rec]]) if found is None else found
+
+        for u in read_utterances(path, places, seconds):
+            self._utts.append(u.utt)
+            self._texts.append(u.text)
+            self._starts.append(u.start)
+            self._ends.append(u.end)
+            self._wav_of.append(places[u.rec])
+            yield u.spk
+
     def __len__(self) -> int:
-        return len(self._utts)
+        return len(self._rows)
 
     def seconds(self, speaker: int) -> list[float]:
         """Return the lengths of a speaker's utterances."""
         part = self.of_speaker[speaker]
-        return [end - start for start, end in zip(self._starts[part.start:part.stop], self._ends[part.start:part.stop])]
+        return [self._ends[row] - self._starts[row] for row in self._rows[part.start:part.stop]]
 
     def length(self, index: int) -> float:
         """Return the seconds of an utterance."""
-        return self._ends[index] - self._starts[index]
+        row = self._rows[index]
+        return self._ends[row] - self._starts[row]
 
     def source(self, speaker: int, index: int, onset: float, rir: Optional[str]) -> Source:
         """Return an utterance of a speaker as a source of a mixture, at its own level."""
-        wav = self._wav_of[index]
-        return Source(self._utts[index], self.names[speaker], self._texts[index], self._wavs[wav], self._starts[index],
-                      self._ends[index], onset, 1.0, rir, self._channels[wav] or None)
+        row = self._rows[index]
+        wav = self._wav_of[row]
+        return Source(self._utts[row], self.names[speaker], self._texts[row], self._wavs[wav], self._starts[row],
+                      self._ends[row], onset, 1.0, rir, self._channels[wav] or None)
 
 
 def read_sources(data_dir: Pathlike, names: Sequence[str], alone: bool = False) -> Sources:
     """Read the directories of sources; of several, the names of recordings and speakers begin with the directory's.
 
-    One directory is read at a time, and no more of it is kept than drawing needs.
+    No more of them is kept than drawing needs.
 
     Args:
         alone: only the utterances that no other one of their recording overlaps.
@@ -135,21 +166,19 @@ def read_sources(data_dir: Pathlike, names: Sequence[str], alone: bool = False) 
     sources = Sources(Path(data_dir) / names[0] if len(names) == 1 else Path(data_dir))
     for number, name in enumerate(names):
         prefix = f"{Path(name).name}_" if len(names) > 1 else ""
-        sources.add(DataDir.read(Path(data_dir) / name), number, prefix, alone)
+        sources.add(Path(data_dir) / name, number, prefix, alone)
     return sources
 
 
-def spoken_alone(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """Return the utterances that no other utterance of their recording overlaps, in their order."""
-    by_rec: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        by_rec[utterance.rec].append(utterance)
-    alone = []
-    for of_rec in by_rec.values():
-        ordered = sorted(of_rec, key=lambda u: (u.start, u.end))
-        until = -math.inf  # the latest end of those before
-        for utterance, after in zip(ordered, [*(u.start for u in ordered[1:]), math.inf]):
-            if until <= utterance.start and utterance.end <= after:
-                alone.append(utterance)
-            until = max(until, utterance.end)
-    return sorted(alone, key=lambda u: u.utt)
+def spoken_alone(recs: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Say of each utterance whether no other one of its recording overlaps it; all (N,), seconds."""
+    alone = np.zeros(len(recs), bool)
+    rec, last, until = -1, -1, -math.inf  # the utterance before, the latest end of those before
+    for i in np.lexsort((ends, starts, recs)):
+        if recs[i] != rec:
+            rec, until = recs[i], -math.inf
+        elif ends[last] > starts[i]:
+            alone[last] = False
+        alone[i] = until <= starts[i]
+        last, until = i, max(until, ends[i])
+    return alone

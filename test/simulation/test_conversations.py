@@ -195,7 +195,7 @@ def config(request, target, sources, noise_scp, rir_scp):
 
 def drawn(sources, config, name="talk"):
     statistics = read_statistics(config.statistics).limited(config.max_gap) if config.statistics else None
-    return list(draw_mixtures(Sources.of(sources), config, name, statistics))
+    return list(draw_mixtures(Sources.of(sources.path), config, name, statistics))
 
 
 def test_conversations_are_mixtures(sources, config):
@@ -246,13 +246,13 @@ def test_a_conversation_depends_on_its_number_alone(sources, config):
 def test_several_processes_draw_the_same(sources, config):
     config = replace(config, num_mixtures={2: 12, 3: 9})
     statistics = read_statistics(config.statistics).limited(7) if config.statistics else None
-    one, two = (list(draw_mixtures(Sources.of(sources), config, "talk", statistics, nj)) for nj in (1, 2))
+    one, two = (list(draw_mixtures(Sources.of(sources.path), config, "talk", statistics, nj)) for nj in (1, 2))
     assert one == two and len(one) == 21
 
 
 def test_a_mistake_in_a_process_is_the_users(sources):
     with pytest.raises(UserError, match="never within duration"):
-        list(draw_mixtures(Sources.of(sources), configuration(duration=0.9, num_mixtures={3: 20}), "talk", None, 2))
+        list(draw_mixtures(Sources.of(sources.path), configuration(duration=0.9, num_mixtures={3: 20}), "talk", None, 2))
 
 
 def test_sets_are_written_and_streamed_alike_with_the_same_bytes(sources, config, tmp_path):

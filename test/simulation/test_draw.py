@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import Chance, UserError
-from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map, write_map
 from espnet_mt_llm.simulation.config import SimulationConfig
 from espnet_mt_llm.simulation.draw import draw_mixtures, draw_onsets, draw_sets, overlap_share
 from espnet_mt_llm.simulation.mixtures import SourceCache, layers, render
@@ -21,7 +21,7 @@ def configuration(**values):
 
 
 def drawn(sources, **values):
-    return list(draw_mixtures(Sources.of(sources), configuration(**values), "set"))
+    return list(draw_mixtures(Sources.of(sources.path), configuration(**values), "set"))
 
 
 def test_numbers_speakers_and_texts(sources):
@@ -141,18 +141,51 @@ def test_speakers_of_a_mixture_from_one_source(sources, tmp_path):
 
 def test_sources_are_what_the_directory_has(sources, tmp_path):
     """Columns give back every utterance; nothing but the columns grows with their number."""
-    found = Sources.of(replace(sources, extra={"channel": {"rec00": "2"}}))
+    replace(sources, extra={"channel": {"rec00": "2"}}).write(tmp_path / "train")
+    found = Sources.of(tmp_path / "train")
     assert found.names == ["S0", "S1", "S2", "S3"] and len(found) == 12 and found.source_of == [0] * 4
-    drawn_ones = [found.source(k, i, 0.0, None) for k, part in enumerate(found.of_speaker) for i in part]
-    assert [(s.utt, s.spk, s.text, s.wav, s.start, s.end, s.channel) for s in drawn_ones] == [
+    assert of_directory(found) == [
         (u.utt, u.spk, u.text, sources.wav[u.rec], u.start, u.end, 2 if u.rec == "rec00" else None)
         for u in sources.utterances]
     assert [found.seconds(2), found.length(6)] == [[u.end - u.start for u in sources.utterances[6:9]],
                                                    found.seconds(2)[0]]
-    found.add(sources, 1, "a_")
+    found.add(sources.path, 1, "a_")
     assert found.names == ["S0", "S1", "S2", "S3", "a_S0", "a_S1", "a_S2", "a_S3"] and found.source_of[4] == 1
     with pytest.raises(UserError, match="the speaker 'a_S0' is in another source, too"):
-        found.add(sources, 2, "a_")
+        found.add(sources.path, 2, "a_")
+
+
+def of_directory(found):
+    drawn_ones = [found.source(k, i, 0.0, None) for k, part in enumerate(found.of_speaker) for i in part]
+    return [(s.utt, s.spk, s.text, s.wav, s.start, s.end, s.channel) for s in drawn_ones]
+
+
+def test_sources_of_files_in_any_order(sources, tmp_path):
+    """Speakers that do not stand together, and files that are not sorted, give the same sources."""
+    utterances = [u._replace(spk=f"S{i % 2}") for i, u in enumerate(sources.utterances)]
+    replace(sources, utterances=utterances).write(tmp_path / "train")
+    expected = of_directory(Sources.of(tmp_path / "train"))
+    assert [(e[0], e[1]) for e in expected] == sorted(((u.utt, u.spk) for u in utterances), key=lambda e: (e[1], e[0]))
+    for name in ("segments", "text", "utt2spk", "wav.scp"):
+        lines = (tmp_path / "train" / name).read_text().splitlines(keepends=True)
+        (tmp_path / "train" / name).write_text("".join(reversed(lines)))
+    assert of_directory(Sources.of(tmp_path / "train")) == expected
+
+
+def test_whole_recordings_as_sources(sources, tmp_path):
+    """Without ``segments`` an utterance is a recording; ``reco2dur``, else the header, says how long it is."""
+    write_map(tmp_path / "train/wav.scp", sources.wav)
+    write_map(tmp_path / "train/utt2spk", {rec: "S" for rec in sources.wav})
+    for _ in range(2):
+        found = Sources.of(tmp_path / "train")
+        assert found.seconds(0) == pytest.approx([sources.reco2dur[rec] for rec in sources.wav])
+        write_map(tmp_path / "train/reco2dur", {rec: f"{sources.reco2dur[rec]}" for rec in sources.wav})
+    write_map(tmp_path / "train/reco2dur", {rec: "long" for rec in sources.wav})
+    with pytest.raises(UserError, match="reco2dur: 'long' is not a number"):
+        Sources.of(tmp_path / "train")
+    write_map(tmp_path / "train/wav.scp", {rec: "" for rec in sources.wav})
+    with pytest.raises(UserError, match="wav.scp:1: 'rec00' has no audio; repair: utils/fix_data_dir.sh"):
+        Sources.of(tmp_path / "train")
 
 
 def test_data_directories(sources, tmp_path, noise_scp):
@@ -160,7 +193,7 @@ def test_data_directories(sources, tmp_path, noise_scp):
                "b_mix": configuration(source=str(sources.path), write=False)}
     assert draw_sets(configs, tmp_path) == {"a_mix": 16, "b_mix": 16}
     data = DataDir.read(tmp_path / "a_mix")
-    manifest = {m.id: m for m in draw_mixtures(Sources.of(sources), configs["a_mix"], "a_mix")}
+    manifest = {m.id: m for m in draw_mixtures(Sources.of(sources.path), configs["a_mix"], "a_mix")}
     assert data.wav.keys() == manifest.keys() == data.extra["utt2num_spk"].keys() == data.extra["noise1.scp"].keys()
     assert len(data.extra["spk3.scp"]) == 6 and len(data.extra["spk2.scp"]) == 12
     for u in data.utterances:
@@ -197,16 +230,17 @@ def test_recorded_data_is_not_overwritten(sources, tmp_path):
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20), st.sampled_from("ab")), max_size=12))
 def test_what_was_spoken_alone(spans):
-    utterances = [Utterance(f"{i:02d}", rec, "S", float(start), float(start + length), "")
-                  for i, (start, length, rec) in enumerate(spans)]
-    expected = [u for u in utterances if not any(
-        other is not u and other.rec == u.rec and other.start < u.end and u.start < other.end for other in utterances)]
-    assert spoken_alone(utterances) == expected
+    expected = [not any(k != i and rec == other_rec and other < start + length and start < other + long
+                        for k, (other, long, other_rec) in enumerate(spans))
+                for i, (start, length, rec) in enumerate(spans)]
+    starts, lengths = (np.array([span[k] for span in spans], float) for k in range(2))
+    recs = np.array(["ab".index(rec) for *_, rec in spans])
+    assert spoken_alone(recs, starts, starts + lengths).tolist() == expected
 
 
 def test_only_what_was_spoken_alone_is_mixed(sources, tmp_path):
     rec = sources.utterances[0].rec
-    whole = replace(sources.utterances[0], utt=f"S0-{rec}-over", spk="S9", start=0.0, end=1.2)
+    whole = sources.utterances[0]._replace(utt=f"S0-{rec}-over", spk="S9", start=0.0, end=1.2)
     replace(sources, utterances=[*sources.utterances, whole]).write(tmp_path / "train")
     configs = {"mix": configuration(num_mixtures={1: 40}, alone=True, write=False)}
     draw_sets(configs, tmp_path)

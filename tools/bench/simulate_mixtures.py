@@ -65,7 +65,7 @@ def benchmark(work: Path, talkers: int, number: int, repeats: int, num_sources: 
     sources = make_sources(work / "train", num_sources)
     values = {"source": "train", "num_mixtures": {talkers: number}, "overlap": [0.2, 0.6]}
     config = SimulationConfig.parse(values, "benchmark")
-    mixtures = list(draw_mixtures(Sources.of(sources), config, f"mix{talkers}"))
+    mixtures = list(draw_mixtures(Sources.of(sources.path), config, f"mix{talkers}"))
     out = work / f"mix{talkers}"
     write_set(mixtures, config, out)
     reader = MixtureReader(out / "mixtures.jsonl")
@@ -99,7 +99,7 @@ def benchmark(work: Path, talkers: int, number: int, repeats: int, num_sources: 
 
     seconds = interleaved(written, written_plainly, repeats)
     rows.append(row(f"written with sources, {talkers} talkers", *(number / s for s in seconds), "mixtures/s"))
-    seconds = interleaved(lambda: list(draw_mixtures(Sources.of(sources), config, "other")), lambda: None, repeats)
+    seconds = interleaved(lambda: list(draw_mixtures(Sources.of(sources.path), config, "other")), lambda: None, repeats)
     rows.append(row(f"drawn (manifest), {talkers} talkers", number / seconds[0], None, "mixtures/s"))
     return rows
 
