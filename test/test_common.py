@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from espnet_mt_llm.common import (UserError, at, atomic_open, command, environment, from_mapping, git_commit, load_yaml,
-                                  str2bool)
+from espnet_mt_llm.common import (UserError, at, atomic_open, command, environment, flush_disk, from_mapping,
+                                  git_commit, load_yaml, str2bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,29 @@ def test_atomic_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         f.write("half")
         raise RuntimeError
     assert path.read_text(encoding="utf-8") == "好" and os.listdir(path.parent) == ["a.txt"]
+
+
+def test_durability_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    for durable in (True, False):
+        with atomic_open(tmp_path / "a.txt", durable=durable) as f:
+            f.write("a")
+        assert (tmp_path / "a.txt").read_text() == "a" and os.listdir(tmp_path) == ["a.txt"] and len(flushed) == 1
+
+
+def test_the_disk_is_flushed_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "b").mkdir()
+    flush_disk(tmp_path, tmp_path / "b")
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: SimpleNamespace(syncfs=lambda _: -1))
+    monkeypatch.setattr("ctypes.get_errno", lambda: 5)
+    with pytest.raises(OSError, match="Input/output error"):
+        flush_disk(tmp_path)
+    synced: list[bool] = []
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr(os, "sync", lambda: synced.append(True))
+    flush_disk(tmp_path)
+    assert synced == [True], "where there is no syncfs"
 
 
 def test_mapping_to_dataclass() -> None:

@@ -213,13 +213,13 @@ class AudioReader:
         """Read frames by libsndfile; a failure after the header was read means missing data."""
         import soundfile
 
-        samples = np.empty(count, self._dtype)
-        done, block = 0, count if self.info.channels == 1 else _DECODED_BLOCK
+        width, samples, done = self.info.channels, np.empty(count, self._dtype), 0
+        block = samples[:, None] if width == 1 else np.empty((min(_DECODED_BLOCK, count), width), self._dtype)
         try:
             if first != self._next:
                 self._sound.seek(first)
             while done < count:
-                rows = self._sound.read(min(block, count - done), dtype=self._dtype.name, always_2d=True)
+                rows = self._sound.read(min(len(block), count - done), out=block[: count - done])
                 if not len(rows):
                     raise _truncated(self._name)
                 samples[done : done + len(rows)] = rows[:, (self._channel or 1) - 1]
@@ -229,24 +229,38 @@ class AudioReader:
         return samples
 
 
-def write_audio(path: Pathlike, samples: np.ndarray, rate: int) -> None:
+def write_audio(path: Pathlike, samples: np.ndarray, rate: int, *, durable: bool = True) -> None:
     """Write mono 16-bit audio, WAV or FLAC by the suffix, atomically; the same samples give the same bytes.
 
     Args:
         samples: (N,) int16, or float in [-1, 1] (rounded to the nearest 16-bit step).
+        durable: see :func:`atomic_open`.
 
     Raises:
         UserError: another suffix, or float samples beyond full scale: nothing is clipped silently.
     """
+    encode = {".wav": _as_wav, ".flac": _as_flac}.get(Path(path).suffix.lower())
+    if encode is None:
+        raise at(path, None, "the audio format is not known by this suffix", "use .wav or .flac")
+    parts = encode(to_int16(samples, path), rate)
+    with atomic_open(path, "wb", durable=durable) as f:
+        f.writelines(parts)
+
+
+def _as_wav(samples: np.ndarray, rate: int) -> tuple[Any, ...]:
+    """Return the header, the one that libsndfile writes, and the samples as they are in memory: nothing is copied."""
+    size = 2 * len(samples)
+    head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVEfmt ", 16, _PCM16, 1, rate, 2 * rate, 2, 16,
+                       b"data", size)
+    return head, np.ascontiguousarray(samples, "<i2")
+
+
+def _as_flac(samples: np.ndarray, rate: int) -> tuple[Any, ...]:
     import soundfile
 
-    form = {".wav": "WAV", ".flac": "FLAC"}.get(Path(path).suffix.lower())
-    if form is None:
-        raise at(path, None, "the audio format is not known by this suffix", "use .wav or .flac")
     buffer = io.BytesIO()
-    soundfile.write(buffer, to_int16(samples, path), rate, format=form, subtype="PCM_16")
-    with atomic_open(path, "wb") as f:
-        f.write(buffer.getbuffer())
+    soundfile.write(buffer, samples, rate, format="FLAC", subtype="PCM_16")
+    return (buffer.getbuffer(),)
 
 
 def to_float32(samples: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Iterable, Iterator, Mapping, Optional, TextIO
 
 import numpy as np
 
-from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, nearest, progress
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, flush_disk, nearest, progress
 from espnet_mt_llm.datadir.audio import AudioInfo, AudioReader, check_channel, info, is_pipe, to_float32, write_audio
 from espnet_mt_llm.datadir.clip_policies import POLICIES, Rules
 from espnet_mt_llm.datadir.kaldi import OVERSHOOT, Utterance, check_line, format_seconds, key_of, splitter
@@ -93,7 +93,7 @@ def make_clips(
     where = out if num_jobs == 1 else out / "jobs" / f"{job}of{num_jobs}"
     total = Statistics.zero()
     names = [*_NAMES, *sessions.signals, *[MANIFEST] * sessions.simulated]
-    with _Tables(where, names) as tables:
+    with _Tables(where, names, out / "audio") as tables:
         for session in progress(sessions, f"clips of {sessions.path.name}", len(sessions.recs)):
             tables.write_before(session.rec)
             recording = None
@@ -247,8 +247,8 @@ class _Tables:
     before its own comes any more. Only what stands behind it is held, so that the lines of all are sorted.
     """
 
-    def __init__(self, directory: Path, names: Iterable[str]):
-        self._directory, self._names = directory, names
+    def __init__(self, directory: Path, names: Iterable[str], audio: Path):
+        self._directory, self._names, self._audio = directory, names, audio
         self._files: dict[str, TextIO] = {}
         self._held: list[tuple[str, dict[str, str]]] = []
         self._last = ""
@@ -257,14 +257,24 @@ class _Tables:
         with ExitStack() as opened:
             # What is opened first is closed last.
             for name in sorted(self._names, key=lambda n: n != "wav.scp"):
-                self._files[name] = opened.enter_context(atomic_open(self._directory / name))
+                self._files[name] = opened.enter_context(atomic_open(self._directory / name, durable=False))
+            opened.push(self._complete)
             self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if exception[0] is None:
-            self.write_before(None)
         self._opened.__exit__(*exception)
+
+    def _complete(self, failure: Optional[type], *_: object) -> None:
+        """Write the rest and wait for the disk, once for all: no map may outlive a power failure without its audio.
+
+        A clip that is cut short by one before the maps are there is found by its header, and made again.
+        """
+        if failure is None:
+            self.write_before(None)
+            for f in self._files.values():
+                f.flush()
+            flush_disk(self._directory, *(d for d in [self._audio] if d.exists()))
 
     def add(self, clips: Mapping[str, dict[str, str]]) -> None:
         """Take the values by map of some clips."""
@@ -392,7 +402,7 @@ def _write_signals(clip: Clip, recording: _Recording) -> int:
         if peak > 1:
             log.warning("%s: scaled by %.4f, because resampling went beyond full scale", clip.id, 1 / peak)
         for name, signal in signals.items():
-            write_audio(paths[name], to_float32(signal) / peak if peak > 1 else signal, rate)
+            write_audio(paths[name], to_float32(signal) / peak if peak > 1 else signal, rate, durable=False)
     return samples
 
 

@@ -28,6 +28,15 @@ def test_what_is_written_reads_back(tmp_path, suffix):
     assert path.read_bytes() == first
 
 
+@pytest.mark.parametrize("count, rate", [(1, 8000), (5001, 16000), (40000, 44100)])
+def test_the_bytes_of_wav_are_those_of_libsndfile(tmp_path, count, rate):
+    """Those of every other sample as well, which do not stand side by side in memory."""
+    samples = np.random.default_rng(count).integers(-32768, 32768, count).astype(np.int16)[::2]
+    write_audio(tmp_path / "a.wav", samples, rate)
+    soundfile.write(tmp_path / "b.wav", samples, rate, subtype="PCM_16")
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 def test_spans(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import info, read_audio, write_audio
 from espnet_mt_llm.datadir.clip_policies import Rules, utterance_group, whole
 from espnet_mt_llm.datadir.clips import make_clips, merge_clips
-from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, key_of, read_map, write_map
 from espnet_mt_llm.datadir.statistics import Statistics
 from espnet_mt_llm.datadir.validate import validate
 
@@ -117,6 +118,38 @@ def test_twice_gives_the_same_bytes_and_writes_no_audio_again(data_dir, tmp_path
     os.utime(data_dir.parent / "raw" / "A.wav", (later, later))
     make_clips(data_dir, tmp_path / "dump", policy="utterance_group")
     assert audio[0].stat().st_ino != inodes[0], "a new source makes a new clip"
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2])
+def test_maps_appear_when_the_disk_has_the_audio(data_dir, tmp_path, monkeypatch, num_jobs):
+    options = dict(policy="oracle_segments", num_jobs=num_jobs)
+    make_clips(data_dir, tmp_path / "whole", **options)
+    expected = {name for name in files(tmp_path / "whole") if name.endswith(".wav")}
+    flushes, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: flushes.append("fsync") or fsync(handle))
+
+    def lose_power(*directories):
+        found = files(tmp_path / "dump")
+        assert {name for name in found if name.endswith(".wav")} == expected
+        assert not [name for name in found if name.endswith("wav.scp") and ".tmp." not in name]
+        assert tmp_path / "dump" / "audio" in directories
+        flushes.append("disk")
+        raise OSError("lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("espnet_mt_llm.datadir.clips.flush_disk", lose_power)
+        with pytest.raises(OSError, match="lost"):
+            make_clips(data_dir, tmp_path / "dump", **options)
+    kept = {name for name in files(tmp_path / "dump") if key_of(Path(name).name) or ".tmp." in name}
+    assert not kept, "neither a map nor a temporary file"
+    assert flushes.count("disk") == 1 and len(flushes) <= 3, "once for all clips, and the sums and problems of the job"
+    lost = tmp_path / "dump" / sorted(expected)[0]
+    lost.write_bytes(b"")
+    inodes = {name: (tmp_path / "dump" / name).stat().st_ino for name in sorted(expected)[1:]}
+    make_clips(data_dir, tmp_path / "dump", **options)
+    whole = {name: text.replace(b"/whole/", b"/dump/") for name, text in files(tmp_path / "whole").items()}
+    assert files(tmp_path / "dump") == whole
+    assert inodes == {name: (tmp_path / "dump" / name).stat().st_ino for name in inodes}, "what is good is kept"
 
 
 def test_jobs_add_up(data_dir, tmp_path):
