@@ -25,6 +25,8 @@ class SanmAttention(torch.nn.Module):
 
     def __init__(self, input_size: int, size: int, heads: int, kernel: int, shift: int, dropout: float) -> None:
         super().__init__()
+        if size % heads:
+            raise ValueError(f"{heads} heads do not share {size} values evenly")
         self.heads, self.dropout = heads, dropout
         self.linear_q_k_v = torch.nn.Linear(input_size, 3 * size)
         self.linear_out = torch.nn.Linear(size, size)
