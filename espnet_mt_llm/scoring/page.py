@@ -10,8 +10,8 @@ from espnet_mt_llm.scoring.diarization import RTTM, read_hypothesis_times
 from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
 from espnet_mt_llm.scoring.result_types import TalkerCounts
 from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
-from espnet_mt_llm.scoring.table import (Row, Score, by_convention, caption, environments, metric_names, percent,
-                                         rows_of, table)
+from espnet_mt_llm.scoring.table import (Row, Score, by_convention, caption, environments, measures, metric_names,
+                                         overregistered_table, percent, rows_of, table)
 from espnet_mt_llm.text.serialisation import read_supervision
 
 # The table of single sessions on the page; all of them stand in score.json.
@@ -110,6 +110,41 @@ def signals_table(score: Score) -> Html:
     return join([el("h4", "Separated signals"), html_table(lines, 1)])
 
 
+def answers_table(score: Score) -> Html:
+    """What speakers cost, and what random speakers would have got."""
+    parts = [(talkers, measures({key: part[key] for key in ("deltas", "chance")})) for talkers, part in _parts(score)]
+    lines: List[List[Any]] = [["talkers", *(m.head for m in parts[0][1])]]
+    lines += [[talkers, *(m.text for m in found)] for talkers, found in parts]
+    given = dict(score["answers"])
+    mode = given.pop("registration")
+    facts = [f"registration: {mode}"] if mode else []
+    facts += [f"{_ANSWERS[key]}: {n}" for key, n in given.items()]
+    return join([el("h4", "Answers"), el("p", ", ".join(facts), class_="small"), html_table(lines, 1)])
+
+
+_ANSWERS = {"unparsable": "answers without a label (deleted)", "malformed": "malformed parts",
+            "repeated": "stopped because of a repetition", "capped": "stopped at the length limit"}
+
+
+def overregistered_section(scores: Sequence[Score]) -> Html:
+    """The attributed rate by number of over-registered speakers: a chart and a table for each convention."""
+    cards = []
+    for (unit, _, _), group in by_convention(scores):
+        lines = overregistered_table(group)
+        if not lines:
+            continue
+        series = {f"{_decoding(s)} / {s['set']}": points for s in group if (points := _by_overregistered(s))}
+        chart = [line_chart(f"{metric_names(unit)['sa']} %", series, "over-registered, up to")] if series else []
+        cards.append(el("div", *chart, html_table(lines, 4), class_="card"))
+    return join([el("h2", "Over-registered speakers", id="overregistered"), *cards]) if cards else Html("")
+
+
+def _by_overregistered(score: Score) -> List[Tuple[float, float]]:
+    bins = score.get("by_overregistered", {})
+    return [(float(name.rpartition("-")[2]), 100 * part["metrics"]["sa"]["rate"]) for name, part in bins.items()
+            if part["metrics"].get("sa", {}).get("rate") is not None]
+
+
 def sessions_table(score: Score) -> Html:
     """The worst sessions of a set, one line each."""
     order = show.ranked(score["sessions"])
@@ -117,11 +152,15 @@ def sessions_table(score: Score) -> Html:
     for clip in order[:MAX_SESSIONS]:
         s = score["sessions"][clip]
         errors, length, *operations = s["cp"]
-        lines.append([clip + (" (no hypothesis)" if s.get("missing") else ""), s["num_speakers"], s["predicted"],
+        lines.append([clip + _why_deleted(s), s["num_speakers"], s["predicted"],
                       percent(errors / length), errors, length, *operations])
     what = "All sessions" if len(order) <= MAX_SESSIONS else f"The {MAX_SESSIONS} worst of {len(order)} sessions"
     return el("details", el("summary", f"{what}, by {metric_names(score['conventions']['unit'])['cp']}"),
               html_table(lines, 1))
+
+
+def _why_deleted(session: Mapping[str, Any]) -> str:
+    return " (unparsable)" if session.get("unparsable") else " (no hypothesis)" if session.get("missing") else ""
 
 
 def _texts(score: Score, recipe: Path) -> Any:
@@ -179,7 +218,8 @@ def set_card(score: Score, recipe: Path) -> Html:
     warning = [el("p", f"Clips without a hypothesis, counted as deleted: {len(missing)} ({', '.join(missing[:5])}"
                        + (", …)" if len(missing) > 5 else ")"), class_="mark tok del")] if missing else []
     warning += [el("p", text, class_="mark tok del") for text in score.get("warnings", ())]
-    more = [make(score) for key, make in (("diarization", times_table), ("separation", signals_table)) if key in score]
+    more = [make(score) for key, make in (("answers", answers_table), ("diarization", times_table),
+                                          ("separation", signals_table)) if key in score]
     matrix = el("div", el("h4", "Talker count, clips"), confusion(score["count"]))
     records = el("details", el("summary", "Conventions and commands"), el("dl", *_definitions(score)))
     return el("div", el("h3", score["set"], id=_anchor(score)), el("p", _decoding(score), class_="soft small"),
@@ -291,13 +331,16 @@ def make_page(title: str, scores: Sequence[Score], rows: Sequence[Row], exp: Pat
     facts = [f"test sets: {len({s['set'] for s in scores})}"]
     facts += [f"{system} / {step}: {n:,} parameters" for system, step, n in models]
     training, others = curves_section(Path(exp)), others_section(scores, rows)
-    sections = [("results", "Results", True), ("training", "Training", training),
+    registered = overregistered_section(scores)
+    sections = [("results", "Results", True), ("overregistered", "Over-registered speakers", registered),
+                ("training", "Training", training),
                 ("further", "Further results", others), ("sets", "Test sets", scores),
                 ("made", "How it was made", scores)]
     nav = el("nav", *(el("a", name, href=f"#{key}") for key, name, there in sections if there))
     cards = [set_card(s, Path(recipe)) for s in scores]
+    results = [el("h2", "Results", id="results"), results_section(scores), counts_section(scores), registered]
     return page(f"Results: {title}", el("h1", title), el("p", " · ".join(facts), class_="soft"), nav,
-                el("h2", "Results", id="results"), results_section(scores), counts_section(scores), training, others,
+                *results, training, others,
                 *([el("h2", "Test sets", id="sets"), sets_nav(scores)] if cards else []), *cards, made_section(scores))
 
 

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, progress
-from espnet_mt_llm.scoring import metrics
+from espnet_mt_llm.scoring import answers, metrics
+from espnet_mt_llm.scoring.answers import Answers
 from espnet_mt_llm.scoring.result_types import ClipScore, Errors, SetScore, Speed
 from espnet_mt_llm.scoring.signals import Signals, check_ids, score_signals
 from espnet_mt_llm.text.normalise import check_profile, normalise, tokens
 from espnet_mt_llm.text.serialisation import SC, TIE_RULES, Order, read_supervision, strip_sc, turns
 
 Segments = List[dict]
+# What errors are called that a hypothesis with random speakers has.
+_CHANCE = "chance_"
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Convention:
     order: Order = Order()
     speaker_attributed: bool = False
     tcp_collar: Optional[float] = None
+    chance: bool = False
 
     def __post_init__(self) -> None:
         check_profile(self.profile)
@@ -127,6 +131,11 @@ def score_clip(clip: str, reference: Segments, hypothesis: Optional[Segments], p
     }
     if convention.speaker_attributed:
         errors["sa"] = metrics.speaker_attributed(ref, hyp)
+    if convention.chance:
+        drawn = by_speaker(answers.random_speakers(clip, hypothesis, ref), convention)
+        errors[f"{_CHANCE}cp"] = metrics.cp(ref, drawn)[0]
+        if convention.speaker_attributed:
+            errors[f"{_CHANCE}sa"] = metrics.speaker_attributed(ref, drawn)
     if convention.tcp_collar is not None:
         errors["tcp"] = metrics.tcp(_spoken(reference, convention), _spoken(hypothesis, convention),
                                     convention.tcp_collar)
@@ -183,12 +192,19 @@ def score_set(reference: Mapping[str, Segments], hypothesis: Mapping[str, Segmen
     return out, num_exact
 
 
-def _set_dict(score: SetScore) -> Dict[str, Any]:
-    return {"clips": score.clips, "metrics": {m: e.as_dict() for m, e in score.errors.items()},
-            "count": score.counts.as_dict()}
+def _set_dict(clips: Sequence[ClipScore], convention: Convention) -> Dict[str, Any]:
+    score = SetScore.of(clips)
+    chance = {m: e for m, e in score.errors.items() if m.startswith(_CHANCE)}
+    out = {"clips": score.clips, "metrics": {m: e.as_dict() for m, e in score.errors.items() if m not in chance},
+           "count": score.counts.as_dict()}
+    if convention.chance:
+        out["deltas"] = answers.deltas(score.errors)
+        out["chance"] = {m.removeprefix(_CHANCE): e.as_dict() for m, e in chance.items()}
+    return out
 
 
-def _conventions(convention: Convention, counts: Optional[Mapping], num_exact: int, clips: int) -> Dict[str, Any]:
+def _conventions(convention: Convention, given: Optional[Answers], counts: Optional[Mapping], num_exact: int,
+                 clips: int) -> Dict[str, Any]:
     greedy = clips - num_exact
     tcp = convention.tcp_collar
     return {
@@ -208,10 +224,11 @@ def _conventions(convention: Convention, counts: Optional[Mapping], num_exact: i
         **({} if tcp is None else {
             "tcp": f"meeteval, collar {tcp:g} s; times of words: their segment's, by their lengths"}),
         "missing_hypothesis": "every reference token of the clip is a deletion",
+        **({} if given is None else answers.CONVENTIONS),
     }
 
 
-def _clip_dict(c: ClipScore, signals: Signals) -> Dict[str, Any]:
+def _clip_dict(c: ClipScore, signals: Signals, given: Optional[Answers]) -> Dict[str, Any]:
     """Return the counts of a clip: words by metric, seconds of diarization errors (missed, false alarm, confusion,
     total; collar 0), and means of separation (SI-SDR and SDR improvement in dB, STOI)."""
     out: Dict[str, Any] = {"num_speakers": c.num_speakers, "predicted": c.predicted}
@@ -219,7 +236,11 @@ def _clip_dict(c: ClipScore, signals: Signals) -> Dict[str, Any]:
     out.update({m: [e.errors, e.length, e.insertions, e.deletions, e.substitutions] for m, e in c.errors.items()})
     out.update(signals.of_clip(c.clip))
     out["assignment"] = [list(pair) for pair in c.assignment]
-    if c.missing:
+    if given is not None and given.overregistered is not None:
+        out["overregistered"] = given.overregistered[c.clip]
+    if given is not None and c.clip in given.unparsable_clips:
+        out["unparsable"] = True
+    elif c.missing:
         out["missing"] = True
     return out
 
@@ -281,31 +302,42 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
     check_ids(reference, counts or {}, hyp / "utt2num_spk", ref / "supervision")
     decode_path = hyp / "decode.json"
     decode = read_json(decode_path) if decode_path.exists() else {}
+    given = answers.read_answers(decode, hyp, reference, ref / "supervision")
+    if given is not None:
+        speaker_attributed = speaker_attributed or given.registration in answers.REGISTERED_MODES
+        # Nobody knows who said what in an unparsable answer: it counts as none.
+        for clip in given.unparsable_clips:
+            hypothesis.pop(clip, None)
+        counts = None if counts is None else {**counts, **dict.fromkeys(given.unparsable_clips, 0)}
     convention = Convention(unit, profile, _order(decode, sot_order, tie_rule, sot_unit), speaker_attributed,
-                            tcp_collar)
+                            tcp_collar, given is not None)
     if tcp_collar is not None:
         _check_times(hypothesis, hyp / "hyp.seglst.json")
     signals = score_signals(reference, ref, hyp, decode, sweep_diarization, nj)
     clips, num_exact = score_set(reference, hypothesis, counts, convention)
-    by_number = {n: [c for c in clips if c.num_speakers == n] for n in sorted({c.num_speakers for c in clips})}
+    by_number = {str(n): [c for c in clips if c.num_speakers == n] for n in sorted({c.num_speakers for c in clips})}
+    bins = answers.by_overregistered(clips, given.overregistered) if given and given.overregistered else {}
+    unparsable = given.unparsable_clips if given else ()
     now = environment()
     score = {
         **_identity(hyp, decode),
-        **_set_dict(SetScore.of(clips)),
+        **_set_dict(clips, convention),
         **signals.sections(clips),
         **({"diarization_sweep": signals.sweep} if signals.sweep else {}),
-        "by_num_speakers": {str(n): {**_set_dict(SetScore.of(part)), **signals.sections(part)}
+        **({"answers": given.section()} if given else {}),
+        "by_num_speakers": {n: {**_set_dict(part, convention), **signals.sections(part)}
                             for n, part in by_number.items()},
+        **({"by_overregistered": {n: _set_dict(part, convention) for n, part in bins.items()}} if bins else {}),
         "speed": _speed(decode, decode_path),
-        "conventions": {**_conventions(convention, counts, num_exact, len(clips)), **signals.conventions()},
-        "missing_hypotheses": [c.clip for c in clips if c.missing],
+        "conventions": {**_conventions(convention, given, counts, num_exact, len(clips)), **signals.conventions()},
+        "missing_hypotheses": [c.clip for c in clips if c.missing and c.clip not in unparsable],
         **({"warnings": list(signals.warnings)} if signals.warnings else {}),
         "reference": str(ref),
         "commit": now["commit"],
         "command": command,
         "environment": now,
         "decoding": decode,
-        "sessions": {c.clip: _clip_dict(c, signals) for c in clips},
+        "sessions": {c.clip: _clip_dict(c, signals, given) for c in clips},
     }
     write_json(out or hyp / "score.json", score)
     return score
@@ -318,6 +350,10 @@ def summary(score: Mapping[str, Any]) -> str:
     line = (f"{score['system']}/{score['step']}/{score['decode']}/{score['set']}: {score['clips']} clips, cp{rate} "
             f"{_percent(cp['rate'])} ({cp['errors']} / {cp['length']}), {rate} {_percent(serialized['rate'])}, "
             f"talker count {_percent(count['accuracy'])}")
+    if "answers" in score:
+        line += "".join(f", Δ{key} {_percent(d['rate'])}" for key, d in score["deltas"].items())
+        chance, unparsable = score["chance"]["cp"]["rate"], score["answers"]["unparsable"]
+        line += f", cp by chance {_percent(chance)}, unparsable: {unparsable}"
     if score["speed"]:
         line += f", RTF {score['speed']['rtf']}"
     if "diarization" in score:

@@ -61,7 +61,7 @@ def metric_names(unit: str) -> Dict[str, str]:
 
 
 class Measure(NamedTuple):
-    """A number about times or signals: its name, its unit, its digits and its value in a part of a score."""
+    """A number beside the error rates of words: its name, its unit, its digits and its value in a part of a score."""
 
     name: str
     unit: str
@@ -80,7 +80,7 @@ class Measure(NamedTuple):
 
 
 def measures(part: Mapping[str, Any]) -> List[Measure]:
-    """Return what a score, or its part for a number of talkers, says about times and signals; [] for text alone.
+    """Return what a score, or its part for a number of talkers, says beside the error rates of words.
 
     >>> part = {"separation": {"si_sdr_improvement": 9.76, "sdr_improvement": None, "stoi": 0.826}}
     >>> [(m.head, m.text) for m in measures(part)]
@@ -100,6 +100,12 @@ def measures(part: Mapping[str, Any]) -> List[Measure]:
         means = part["separation"]
         out += [Measure("SI-SDRi", "dB", 2, means.get("si_sdr_improvement")),
                 Measure("SDRi", "dB", 2, means.get("sdr_improvement")), Measure("STOI", "", 3, means.get("stoi"))]
+    out += [Measure(f"Δ{key}", "%", 2, rate(d["rate"])) for key, d in part.get("deltas", {}).items()]
+    out += [Measure(f"{key} by chance", "%", 2, rate(d["rate"])) for key, d in part.get("chance", {}).items()]
+    if "answers" in part:
+        given = part["answers"]
+        out.append(Measure("unparsable", "%", 2, rate(given["unparsable"] / part["clips"])))
+        out.append(Measure("repetitions stopped", "", 0, given["repeated"]))
     return out
 
 
@@ -114,6 +120,7 @@ def rows_of(score: Score) -> List[Row]:
     parts = [(name, score)]
     if len(score["by_num_speakers"]) > 1:
         parts += [(f"{name}, {n}-talker clips", part) for n, part in score["by_num_speakers"].items()]
+    parts += [(f"{name}, {n} over-registered", part) for n, part in score.get("by_overregistered", {}).items()]
     command = score["decoding"].get("command") or score["command"]
     rows: List[Row] = []
 
@@ -198,7 +205,7 @@ def table(scores: Sequence[Score]) -> List[List[str]]:
     """Return the results table of scores with one convention: a header and a line for each set and talker count."""
     names = metric_names(scores[0]["conventions"]["unit"])
     metrics = [m for m in ("cp", "orc", "serialized", "sa", "tcp") if any(m in s["metrics"] for s in scores)]
-    sections = [{key: s[key]} for key in _CAPTIONS for s in scores if key in s]
+    sections = [{"clips": s["clips"], key: s[key]} for key in _CAPTIONS for s in scores if key in s]
     heads = list(dict.fromkeys(m.head for part in sections for m in measures(part)))
     out = [["system", "step", "decoding", "set", "talkers", "clips", *(f"{names[m]} %" for m in metrics),
             "count acc. %", *heads, "RTF"]]
@@ -285,7 +292,26 @@ _CAPTIONS = {
     "diarization": " DER, JER: overlap scored, collar in seconds on each side of a boundary (as md-eval's), JER at "
                    "collar 0; trivial: every reference speaker active for the whole clip (collar 0).",
     "separation": " SI-SDRi, SDRi: improvement over the mixture, mean over sources, best assignment by SI-SDR.",
+    "deltas": " Δ: what speakers cost, the rate of cp or sa less that of the words in output order.",
+    "chance": " By chance: each turn of the hypothesis given to a random one of the clip's speakers.",
+    "answers": " Unparsable: clips whose answer has no label, counted as deleted.",
 }
+
+
+def overregistered_table(scores: Sequence[Score]) -> List[List[str]]:
+    """Return the error rates by number of over-registered speakers of scores with one convention; [] without such."""
+    names = metric_names(scores[0]["conventions"]["unit"])
+    out = [["system", "step", "decoding", "set", "over-registered", "clips",
+            *(f"{names[m]} %" for m in _REGISTERED), "Δsa %"]]
+    for s in scores:
+        for name, part in s.get("by_overregistered", {}).items():
+            out.append([s["system"], s["step"], s["decode"], s["set"], name.replace("-", "–"), str(part["clips"]),
+                        *(percent(part["metrics"][m]["rate"]) if m in part["metrics"] else "–" for m in _REGISTERED),
+                        percent(part["deltas"].get("sa", {}).get("rate"))])
+    return out if len(out) > 1 else []
+
+
+_REGISTERED = ("sa", "cp", "serialized")
 
 
 def clips_table(dump: Pathlike) -> str:
@@ -306,6 +332,9 @@ def readme_block(scores: Sequence[Score], rows: Sequence[Row], clips: str = "") 
     parts = ["<!-- This part is generated (bin/make_results.py); what is outside of the markers is kept. -->"]
     for convention, group in by_convention(scores):
         parts += [_md_sentence(caption(convention, group)), markdown(table(group))]
+        bins = overregistered_table(group)
+        if bins:
+            parts += ["**By number of over-registered speakers**", markdown(bins)]
     made = {r.key for s in scores for r in rows_of(s)}
     others = [r for r in rows if r.key not in made]
     if others:
