@@ -21,7 +21,8 @@ def get_parser() -> argparse.ArgumentParser:
                         help="order of talkers who begin together (default: as recorded, else speaker)")
     parser.add_argument("--sot_unit", default=argparse.SUPPRESS,
                         help="what <sc> parts, talker or utterance (default: as recorded, else talker)")
-    parser.add_argument("--speaker_attributed", type=str2bool, default=False, help="also compare speakers by name (always with registered speakers)")
+    parser.add_argument("--speaker_attributed", type=str2bool, default=False,
+                        help="also compare speakers by name (always done where speakers were registered)")
     parser.add_argument("--tcp_collar", type=float, default=argparse.SUPPRESS,
                         help="seconds; also score words with a constraint on their times, usually 5 (default: not)")
     parser.add_argument("--sweep_diarization", type=str2bool, default=False,

@@ -1,6 +1,6 @@
 """What the answers of a speech LLM are scored by beside the words: failures, registered speakers, chance level."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
@@ -32,12 +32,12 @@ class Answers:
     registration: str = ""
     unparsable: int = 0
     unparsable_clips: Tuple[str, ...] = ()
-    counts: Mapping[str, int] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
     overregistered: Optional[Mapping[str, int]] = None
 
     def section(self) -> Dict[str, Any]:
         """Return the part of score.json about the whole set."""
-        return {"registration": self.registration, "unparsable": self.unparsable, **dict(self.counts)}
+        return {"registration": self.registration, "unparsable": self.unparsable, **self.counts}
 
 
 def read_answers(decode: Mapping[str, Any], hyp: Path, reference: Mapping[str, Sequence], where: Path
