@@ -258,6 +258,22 @@ def test_many_problems_of_a_kind_are_counted(tmp_path):
     assert len(found) == 6 and found[-1] == "text: 44 more of this kind [transcript]"
 
 
+@pytest.mark.parametrize("block", [1, 40, 100])
+def test_blocks_of_lines_are_not_seen(data_dir, monkeypatch, block):
+    """The same mistakes with the same lines, wherever a block ends; files that are not sorted and lack ids included."""
+    edit(data_dir / "text", b" three\n", b"\n\n")
+    edit(data_dir / "text", b"s1-A", b" s1-A")
+    swap(data_dir / "segments", 0, 2)
+    edit(data_dir / "segments", b"B 7.00 8.00", b"C 7.00 9.00")
+    edit(data_dir / "utt2spk", b"0000600 s1", b"0000600 s2")
+    (data_dir / "spk2utt").write_bytes((data_dir / "spk2utt").read_bytes() * 2)
+    (data_dir / "mixtures.jsonl").write_text('{"id":"B"}\n{"id":"B"}\n')
+    expected = problems(data_dir)
+    monkeypatch.setattr("espnet_mt_llm.datadir.validate_maps._BLOCK", block)
+    assert problems(data_dir) == expected and len(expected) > 8
+    assert any(p.startswith("mixtures.jsonl:2: the id 'B' occurs twice [manifest]") for p in expected)
+
+
 def test_many_recordings_are_checked_only_when_asked_for(data_dir, monkeypatch, caplog):
     monkeypatch.setattr("espnet_mt_llm.datadir.validate.MANY_RECORDINGS", 1)
     (data_dir.parent / "raw" / "A.wav").unlink()
@@ -267,23 +283,15 @@ def test_many_recordings_are_checked_only_when_asked_for(data_dir, monkeypatch, 
     assert len(problems(data_dir, audio=True)) == 1
 
 
-def test_the_benchmark_runs(repository, tmp_path):
+@pytest.mark.parametrize("options, rows", [(["--utterances", "2000", "--repeats", "1"], 1), (["--memory", "3000"], 2)])
+def test_the_benchmark_runs(repository, tmp_path, options, rows):
+    script = str(repository / "tools/bench/validate_data_dir.py")
     ran = subprocess.run(
-        [
-            sys.executable,
-            str(repository / "tools/bench/validate_data_dir.py"),
-            "--utterances",
-            "2000",
-            "--repeats",
-            "1",
-            "--json",
-            str(tmp_path / "rows.json"),
-        ],
-        capture_output=True,
-        text=True,
+        [sys.executable, script, *options, "--json", str(tmp_path / "rows.json")], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    row, *more = json.loads((tmp_path / "rows.json").read_text())
+    assert len(more) == rows - 1
     assert set(row) == {"name", "ours", "peer", "ratio", "unit", "machine"} and row["name"] in ran.stdout
 
 
