@@ -106,6 +106,25 @@ def test_the_same_bytes_twice(tmp_path):
     assert (tmp_path / "a/tokenizer.json").read_bytes() == (tmp_path / "b/tokenizer.json").read_bytes()
 
 
+def test_the_published_format_of_qwen(tmp_path):
+    train_tokenizer(ENGLISH, tmp_path / "own", "bpe", 400)
+    own = load_tokenizer(tmp_path / "own")
+    tree = json.loads((tmp_path / "own/tokenizer.json").read_text())
+    there = tmp_path / "qwen"
+    there.mkdir()
+    (there / "tokenizer.json").write_text(json.dumps(tree))
+    (there / "vocab.json").write_text(json.dumps(tree["model"]["vocab"]))
+    (there / "merges.txt").write_text("".join(f"{' '.join(pair)}\n" for pair in tree["model"]["merges"]))
+    added = {str(t.pop("id")): t for t in tree["added_tokens"]}
+    (there / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None,
+        "added_tokens_decoder": added, "add_prefix_space": False, "clean_up_tokenization_spaces": False}))
+    qwen = load_tokenizer(there)
+    assert (len(qwen), qwen.end_id, qwen.pad_id) == (len(own), own.end_id, own.pad_id)
+    for text in (" the red ship<SC>0 好 12", " spk 10: houses", template("dual", "no")):
+        assert qwen.encode(text) == own.encode(text) and qwen.decode(qwen.encode(" a b<SC>7")) == " a b<SC>7"
+
+
 def test_bad_input(tmp_path):
     with pytest.raises(UserError, match="unknown kind of tokenizer 'words'; did you mean 'word'"):
         train_tokenizer(ENGLISH, tmp_path, "words")

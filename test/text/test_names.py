@@ -1,11 +1,11 @@
 """What may be a registered name."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.text.names import check_name, check_names
+from espnet_mt_llm.text.names import as_name, check_name, check_names, name_speakers
 from espnet_mt_llm.text.parsing import parse_output
 
 
@@ -50,3 +50,20 @@ def test_every_name_is_read_back_as_a_label(name):
         return
     assert parse_output(f"a {name}: b", "speakerlm", [name]).turns == [("0", "a"), (name, "b")]
     assert parse_output(f"b<SC> {name} a<SC>0", "sc_suffix", [name]).turns == [(name, "b"), ("0", "a")]
+
+
+IDS = st.one_of(st.text(max_size=6), st.sampled_from(["1", "S1", "spk1", "spk 1", "s1", "", "S1_2"]))
+
+
+@given(st.lists(IDS, max_size=8))
+@settings(deadline=None)
+def test_every_speaker_gets_a_name(speakers):
+    names = name_speakers(speakers)
+    assert list(names) == list(dict.fromkeys(speakers))
+    check_names(names.values())
+    assert name_speakers(reversed(speakers)) == names
+    assert all(as_name(check_name(name)) == name for name in names.values())
+
+
+def test_who_has_a_name_keeps_it():
+    assert name_speakers(["spk1", "1", "S1", "Mike"]) == {"spk1": "S1_3", "1": "S1_2", "S1": "S1", "Mike": "Mike"}
