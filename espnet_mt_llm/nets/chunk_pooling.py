@@ -16,10 +16,10 @@ def clip_statistics(frames: torch.Tensor, lengths: torch.Tensor, eps: float = 1e
         lengths: ``(B,)``, 1 to T.
         eps: keeps the gradient finite where a feature is constant.
     """
-    mask = length_mask(lengths, frames.size(1))[..., None].to(frames.dtype)
+    outside = ~length_mask(lengths, frames.size(1))[..., None]
     count = lengths[:, None].to(frames.dtype)
-    mean = (frames * mask).sum(1) / count
-    variance = ((frames - mean[:, None]) * mask).square().sum(1) / (count - 1).clamp(min=1)
+    mean = frames.masked_fill(outside, 0.0).sum(1) / count
+    variance = (frames - mean[:, None]).masked_fill(outside, 0.0).square().sum(1) / (count - 1).clamp(min=1)
     return torch.cat([mean, (variance + eps).sqrt()], -1)
 
 
@@ -28,7 +28,7 @@ def chunk_statistics(frames: torch.Tensor, lengths: torch.Tensor, size: int, eps
 
     A last chunk that is shorter is filled up with the frames before it, the last of the last full chunk; a clip
     shorter than one chunk has the frames that it has. The deviation is biased, ``sqrt(sum (x - mean)^2 / n + eps)``:
-    an unbiased one of a single frame is NaN. Chunks behind a clip's end hold no meaning.
+    an unbiased one of a single frame is NaN. Chunks behind a clip's end have no meaning.
 
     Args:
         frames: ``(B, T, D)``.
@@ -40,12 +40,12 @@ def chunk_statistics(frames: torch.Tensor, lengths: torch.Tensor, size: int, eps
     starts = torch.arange(chunks, device=frames.device) * size
     starts = torch.minimum(starts[None, :], (lengths[:, None] - size).clamp(min=0))
     index = starts[..., None] + torch.arange(size, device=frames.device)
-    inside = (index < lengths[:, None, None])[..., None].to(frames.dtype)
+    outside = (index >= lengths[:, None, None])[..., None]
     index = index.clamp(max=time - 1).view(batch, chunks * size, 1).expand(-1, -1, features)
     picked = frames.gather(1, index).view(batch, chunks, size, features)
-    count = inside.sum(2)
-    mean = (picked * inside).sum(2) / count
-    variance = ((picked - mean.unsqueeze(2)) * inside).square().sum(2) / count
+    count = lengths.clamp(max=size)[:, None, None].to(frames.dtype)
+    mean = picked.masked_fill(outside, 0.0).sum(2) / count
+    variance = (picked - mean.unsqueeze(2)).masked_fill(outside, 0.0).square().sum(2) / count
     return torch.cat([mean, (variance + eps).sqrt()], -1)
 
 
@@ -53,6 +53,4 @@ def over_frames(chunks: torch.Tensor, lengths: torch.Tensor, size: int, time: in
     """Repeat what each chunk has ``(B, C, E)`` over its ``size`` frames: ``(B, T, E)``, 0 behind ``lengths`` ``(B,)``.
     """
     repeated = chunks.repeat_interleave(size, dim=1)[:, :time]
-    # Where and not times: behind a clip's end may be anything.
-    return repeated.where(length_mask(lengths, time)[..., None], torch.zeros((), dtype=chunks.dtype,
-                                                                             device=chunks.device))
+    return repeated.masked_fill(~length_mask(lengths, time)[..., None], 0.0)
