@@ -11,6 +11,12 @@ import pytest
 
 @pytest.mark.parametrize("name, options, names", [
     ("decode_rtf", ["--clips", "4", "--repeats", "1"], ["decode, batch 1", "decode, batch 16"]),
+    ("layouts", ["--batch", "2", "--seconds", "3", "--size", "32", "--wide", "32", "--tokens", "5", "--repeats", "1"],
+     ["interleave 1:1, width 32, forward and backward", "interleave 1:.25, width 32, forward and backward",
+      "time_concat, width 32, forward and backward",
+      "interleave 1:1 (ours) and an MLP adapter (peer), width 32, forward",
+      *(f"{what}, interleave {ratio}{of}" for ratio in ("1:1", "1:.25") for what, of in (
+          ("training step", ", Qwen2 of 4 layers and width 32"), ("share of the layout", "")))]),
     ("librimix", ["--mixtures", "3", "--repeats", "1", "--rows", "10"],
      ["mix_both, written (published: six files)", "mix_both, on the fly (published: six files)",
       "data directory prepared"]),
@@ -46,5 +52,5 @@ def test_a_benchmark_writes_its_rows(repository: Path, tmp_path: Path, name: str
 
 def test_there_is_a_test_for_each(repository: Path) -> None:
     names = {path.stem for path in (repository / "tools/bench").glob("*.py")}
-    assert names == {"report", "decode_rtf", "librimix", "make_clips", "permutation", "prepare_alimeeting",
+    assert names == {"report", "decode_rtf", "layouts", "librimix", "make_clips", "permutation", "prepare_alimeeting",
                      "simulate_mixtures", "validate_data_dir"}
