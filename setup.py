@@ -32,14 +32,17 @@ EXTRAS = {
         "editdistance",
     ],
     "synth": ["espeakng-loader"],
+    # The language model with its adapters.
     "llm": ["peft", "transformers"],
-    "pretrained": ["funasr", "transformers"],
+    # The encoders of Whisper and WavLM; the others need nothing more than training.
+    "pretrained": ["transformers"],
     # Curves while training runs; without it they are in history.json and on the results page all the same.
     "viz": ["tensorboard"],
     # simplejson: meeteval reads SegLST with it, but declares it for its command line alone.
+    # funasr: what the encoders of SenseVoice, CAM++ and ERes2NetV2 are compared with.
     # pandas, textgrid: the published ways of working that benchmarks compare with.
     # pytest 9 renames what pytest-xdist 3.8 groups tests by, so that tests which share a recipe run it twice.
-    "test": ["hypothesis", "pandas", "pytest<9", "pytest-xdist", "simplejson", "textgrid"],
+    "test": ["funasr", "hypothesis", "pandas", "pytest<9", "pytest-xdist", "simplejson", "textgrid"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

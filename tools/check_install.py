@@ -21,11 +21,11 @@ PACKAGES = {
     "score": [("pyannote.metrics", "pyannote.metrics"), ("pystoi", "pystoi")],
     "viz": [("tensorboard", "tensorboard")],
     "llm": [("transformers", "transformers"), ("peft", "peft")],
-    "pretrained": [("funasr", "funasr")],
+    "pretrained": [("transformers", "transformers")],
     "test": [("pytest", "pytest"), ("pytest-xdist", "xdist"), ("hypothesis", "hypothesis"), ("pandas", "pandas"),
-             ("textgrid", "textgrid")],
+             ("textgrid", "textgrid"), ("simplejson", "simplejson"), ("funasr", "funasr")],
 }
-REQUIRED = ("core", "train", "synth")  # what the recipes that come with the toolkit cannot do without
+REQUIRED = ("core", "train", "synth", "llm")  # what the recipes that come with the toolkit cannot do without
 
 
 def packages() -> bool:

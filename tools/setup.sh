@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Set up everything that the recipes need in tools/venv; run again at any time: what is there already is kept.
-# usage: tools/setup.sh [--python python3.11] [--extras train,synth,score,viz]
+# usage: tools/setup.sh [--python python3.11] [--extras train,synth,score,viz,llm,pretrained]
 set -euo pipefail
 
 python=                   # interpreter, 3.10 to 3.12; default: python3, or one of these that is there
-extras=train,synth,score,viz  # of setup.py: train synth score viz test llm pretrained all; installed ones stay
+extras=train,synth,score,viz,llm,pretrained  # of setup.py: those, test, all; what is installed already stays
 venv=                     # where to install, default: tools/venv
 . "$(dirname "$0")/../utils/parse_options.sh"
 

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tools/setup.sh --extras train,synth,score,viz,test
+tools/setup.sh --extras train,synth,score,viz,llm,pretrained,test
 
 # No test may reach for the network, and parallel tests must not fight for the cores.
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1

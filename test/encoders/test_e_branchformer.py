@@ -5,9 +5,9 @@ import torch
 from espnet_mt_llm.encoders.e_branchformer import EBranchformer, EBranchformerStack
 
 
-def small() -> EBranchformer:
+def small(**conf: object) -> EBranchformer:
     torch.manual_seed(0)
-    return EBranchformer(output_size=16, num_blocks=3, attention_heads=2, mlp_size=32, kernel=7).eval()
+    return EBranchformer(output_size=16, num_blocks=3, attention_heads=2, mlp_size=32, kernel=7, **conf).eval()
 
 
 def test_all_layers_come_out() -> None:
@@ -17,13 +17,11 @@ def test_all_layers_come_out() -> None:
     assert lengths.tolist() == [25, 12] and encoder.frame_shift == 0.04
 
 
-def test_batch_equals_single() -> None:
-    encoder = small()
-    speech, lengths = torch.randn(3, 16000), torch.tensor([16000, 9000, 300])
-    together, frames = encoder(speech, lengths)
-    for i, n in enumerate(lengths.tolist()):
-        alone, count = encoder(speech[i : i + 1, :n], lengths[i : i + 1])
-        torch.testing.assert_close(together[:, i, : frames[i]], alone[:, 0, : count.item()], atol=2e-5, rtol=1e-4)
+def test_contract(contract) -> None:
+    assert contract.batch(small(), [16000, 9000, 300]) == [25, 14, 1]
+    contract.layers(small)
+    contract.freezing(small, ("blocks.encoder.embed.",), "blocks.encoder.encoders.0.")
+    contract.adapters(small(freeze_layers=-1, feed_forward_size=24))
 
 
 def test_every_parameter_of_the_stack_learns() -> None:

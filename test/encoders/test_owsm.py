@@ -156,28 +156,15 @@ def test_statistics_from_their_file(exp: tuple[Path, torch.nn.Module], tmp_path:
         Owsm(checkpoint=str(tmp_path))
 
 
-def test_a_trained_model_needs_no_checkpoint(exp: tuple[Path, torch.nn.Module]) -> None:
-    conf = {"checkpoint": str(exp[0] / EXP), "allow_missing": True, "freeze_layers": 1}
-    encoder = Owsm(**conf).eval()
-    saved = yaml.safe_load(yaml.safe_dump(encoder.saved_conf(conf)))
-    assert saved["freeze_layers"] == 1 and not {"checkpoint", "allow_missing"} & saved.keys()
-    again = Owsm(**saved).eval()
-    again.load_state_dict(encoder.state_dict())
-    assert again.saved_conf(saved) == saved
-    speech, lengths = torch.randn(1, 8000), torch.tensor([8000])
-    torch.testing.assert_close(again(speech, lengths)[0], encoder(speech, lengths)[0])
+def test_contract(exp: tuple[Path, torch.nn.Module], contract) -> None:
+    def build(**conf: object) -> Owsm:
+        return Owsm(checkpoint=str(exp[0] / EXP), **conf)
 
-
-def test_freezing_and_gradients(exp: tuple[Path, torch.nn.Module]) -> None:
-    for count, frozen in ((0, ()), (2, ("encoder.embed", "encoder.encoders.0.", "encoder.encoders.1.")),
-                          (-1, ("encoder",))):
-        encoder = Owsm(checkpoint=str(exp[0] / EXP), freeze_layers=count)
-        hidden, _ = encoder(torch.randn(2, 9000), torch.tensor([9000, 5000]))
-        assert hidden.requires_grad is (count >= 0)
-        if hidden.requires_grad:
-            hidden.square().sum().backward()
-        for name, parameter in encoder.named_parameters():
-            assert (parameter.grad is None) is name.startswith(frozen), name
+    contract.layers(build)
+    contract.freezing(build, ("encoder.embed.",), "encoder.encoders.0.")
+    contract.saving(Owsm, {"checkpoint": str(exp[0] / EXP), "allow_missing": True, "freeze_layers": 1,
+                           "layers": [2, -1]})
+    contract.adapters(build(freeze_layers=-1))
 
 
 def test_masks_while_training_only_when_asked(exp: tuple[Path, torch.nn.Module]) -> None:

@@ -106,6 +106,7 @@ def test_equals_funasr(hub: tuple[Path, torch.nn.Module], size: int) -> None:
 
 
 def test_weights_of_the_published_size() -> None:
+    pytest.importorskip("funasr")
     from funasr.models.sense_voice.model import SenseVoiceEncoderSmall
 
     with torch.device("meta"):

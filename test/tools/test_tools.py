@@ -35,16 +35,17 @@ def checkout(repository: Path, tmp_path: Path) -> Path:
 def test_setup_is_repeatable_and_keeps_extras(checkout: Path) -> None:
     setup, pip = checkout / "tools/setup.sh", checkout / "pip"
     assert run(setup).returncode == 0
-    assert pip.read_text().count("\n") == 1 and "[score,synth,train,viz]" in pip.read_text()
+    assert pip.read_text().count("\n") == 1 and "[llm,pretrained,score,synth,train,viz]" in pip.read_text()
     assert "pip<26.3" in (checkout / "bounds").read_text()
     again = run(setup)
-    assert again.returncode == 0 and "has score,synth,train,viz already" in again.stdout
+    assert again.returncode == 0 and "has llm,pretrained,score,synth,train,viz already" in again.stdout
     assert run(setup, "--extras", "test").returncode == 0
-    assert "[score,synth,test,train,viz]" in pip.read_text().splitlines()[1]
+    assert "[llm,pretrained,score,synth,test,train,viz]" in pip.read_text().splitlines()[1]
     assert run(setup).returncode == 0 and pip.read_text().count("\n") == 2
     with open(checkout / "setup.py", "a") as f:
         f.write("# changed\n")
-    assert run(setup).returncode == 0 and "[score,synth,test,train,viz]" in pip.read_text().splitlines()[2]
+    assert run(setup).returncode == 0
+    assert "[llm,pretrained,score,synth,test,train,viz]" in pip.read_text().splitlines()[2]
 
 
 def test_a_failed_installation_is_not_taken_for_a_complete_one(checkout: Path) -> None:
