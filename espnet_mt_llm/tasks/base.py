@@ -296,7 +296,8 @@ def find_step(init_param: str, output_dir: Pathlike) -> str:
     """Resolve ESPnet's ``<file>[:<from>[:<to>[:<without>]]]``: a file of an earlier step is named by ``<step>/<file>``.
 
     Steps lie side by side, so a configuration needs no experiment directory:
-    ``01_sctc_single/latest.pth:encoder:encoder``. A whole model comes without :data:`PROGRESS`.
+    ``01_sctc_single/latest.pth:encoder:encoder``. So do systems: ``../ume/02_ume_asr/latest.pth``. A whole model comes
+    without :data:`PROGRESS`.
 
     Raises:
         UserError: no such file, neither as it stands nor beside ``output_dir``.
@@ -308,4 +309,7 @@ def find_step(init_param: str, output_dir: Pathlike) -> str:
                 source, target, without, *rest = [*parts, *[""] * (3 - len(parts))]
                 parts = [source, target, ",".join(filter(None, [without, *PROGRESS])), *rest]
             return ":".join([str(path), *parts])
-    raise at(Path(output_dir).parent / name, None, "no such weights to start from", "run the training steps in order")
+    system = re.match(r"\.\./([^./][^/]*)/", name)
+    repair = f"train that system first: ./run.sh --system {system[1]} --stage train --stop_stage train" if system else \
+        "run the training steps in order"
+    raise at(Path(output_dir).parent / name, None, "no such weights to start from", repair)

@@ -102,6 +102,13 @@ def test_clean_signals_are_read_where_separation_is_learnt(tmp_path: Path, clips
 
 @pytest.mark.parametrize("folder", SYSTEMS, ids=lambda folder: f"{folder.parts[-4]}-{folder.name}")
 def test_steps_of_a_recipe_begin_with_the_ones_before(folder: Path, tmp_path: Path) -> None:
+    if "../ume/" in "".join(path.read_text() for path in folder.glob("*.yaml")):
+        check_steps(folder.with_name("ume"), tmp_path / "ume")
+    check_steps(folder, tmp_path / folder.name)
+
+
+def check_steps(folder: Path, tmp_path: Path) -> None:
+    tmp_path.mkdir()
     for path in sorted(folder.glob("*.yaml")):
         config = yaml.safe_load(path.read_text())
         if config["encoder"] == "owsm":  # its checkpoint is not here; --debug trains the same parts
@@ -127,6 +134,11 @@ def test_only_a_whole_model_could_bring_its_progress(tmp_path: Path, parts: str,
     weights.parent.mkdir()
     weights.touch()
     assert find_step(f"01/latest.pth{parts}", tmp_path / "02") == f"{weights}{expected}"
+
+
+def test_weights_of_another_system_are_named_with_its_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such weights.*--system ume --stage train"):
+        find_step("../ume/02_ume_asr/latest.pth:encoder:encoder", tmp_path / "exp" / "ume_short" / "01")
 
 
 def test_warmup_of_separation_begins_anew_from_a_whole_model(tmp_path: Path, clips: Path) -> None:
