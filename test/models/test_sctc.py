@@ -13,15 +13,21 @@ from espnet_mt_llm.tasks.sctc import SCTCTask
 TOKENS = ["<blank>", "<unk>", "A", "B", "C", "<sos/eos>"]
 
 
-def model_of(**model_conf) -> SCTCModel:
-    torch.manual_seed(0)
-    return SCTCTask.build_model(Namespace(
-        token_list=TOKENS, token_type="word", bpemodel=None, encoder="e_branchformer", rate=16000, max_talkers=3,
-        encoder_conf={"output_size": 32, "num_blocks": 1, "attention_heads": 2, "mlp_size": 64, "kernel": 7,
-                      "dropout": 0.0},
+ENCODER = {"output_size": 32, "num_blocks": 1, "attention_heads": 2, "mlp_size": 64, "kernel": 7, "dropout": 0.0}
+
+
+def arguments(encoder: str, encoder_conf: dict, **model_conf) -> Namespace:
+    return Namespace(
+        token_list=TOKENS, token_type="word", bpemodel=None, encoder=encoder, rate=16000, max_talkers=3,
+        encoder_conf=encoder_conf,
         branch_conf={"num_blocks": 1, "attention_heads": 2, "mlp_size": 64, "kernel": 7, "dropout": 0.0},
         separator_conf={"hidden_size": 32, "num_layers": 1}, count_head_conf={"dropout": 0.0}, model_conf=model_conf,
-    ))
+    )
+
+
+def model_of(**model_conf) -> SCTCModel:
+    torch.manual_seed(0)
+    return SCTCTask.build_model(arguments("e_branchformer", ENCODER, **model_conf))
 
 
 def batch_of(counts: list[int]) -> dict:
@@ -48,6 +54,18 @@ def test_every_parameter_learns_from_a_mixed_batch() -> None:
     # The bias of the attention keys cancels in the softmax; everything else must move.
     still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert [n for n in still if "linear_k.bias" not in n] == []
+
+
+def test_a_frozen_layer_of_another_encoder() -> None:
+    sizes = {"output_size": 32, "attention_heads": 2, "linear_units": 64, "num_blocks": 2, "tp_blocks": 1}
+    args = arguments("sensevoice", {"config": {"encoder_conf": sizes}, "layers": [2], "freeze_layers": -1})
+    model = SCTCTask.build_model(args)
+    # What config.yaml says builds the same model again.
+    assert args.encoder_conf["layers"] == [2] and args.encoder_conf["config"]["frontend_conf"]["lfr_n"] == 6
+    SCTCTask.build_model(args).load_state_dict(model.state_dict())
+    model.train()(**batch_of([1, 2, 3]))[0].backward()
+    assert all(p.grad is None for p in model.encoder.parameters()) and not model.encoder.encoder.training
+    assert all(p.grad is not None for p in model.branches.parameters())
 
 
 def test_detached_count_head_leaves_the_encoder_alone() -> None:
