@@ -1,10 +1,14 @@
 """Load a trained model: its configuration, token list and weights."""
 
 from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml
+from espnet_mt_llm.common import Pathlike, UserError, at, load_yaml, nearest
+
+TASKS = {"sctc": ("sctc", "SCTCTask"), "ume": ("ume", "UMETask"), "speaker": ("speaker", "SpeakerTask"),
+         "speech_llm": ("speech_llm", "SpeechLLMTask")}
 
 
 def task_class(name: str) -> Any:
@@ -13,15 +17,10 @@ def task_class(name: str) -> Any:
     Raises:
         UserError: no such system.
     """
-    if name == "sctc":
-        from espnet_mt_llm.tasks.sctc import SCTCTask
-
-        return SCTCTask
-    if name == "ume":
-        from espnet_mt_llm.tasks.ume import UMETask
-
-        return UMETask
-    raise UserError(f"unknown task '{name}'; valid: sctc, ume")
+    if name in TASKS:
+        module, task = TASKS[name]
+        return getattr(import_module(f"espnet_mt_llm.tasks.{module}"), task)
+    raise UserError(f"unknown task '{name}'; {nearest(name, TASKS)}")
 
 
 def find_weights(model_dir: Pathlike, name: str = "") -> Path:
@@ -57,6 +56,8 @@ def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = 
     if args.bpemodel and not Path(args.bpemodel).exists():
         # A packed model carries its files beside it.
         args.bpemodel = str(Path(model_dir) / Path(args.bpemodel).name)
+    if config.get("tokenizer") and not Path(args.tokenizer).is_dir():
+        args.tokenizer = str(Path(model_dir) / "tokenizer")
     model = task_class(task).build_model(args)
     state = torch.load(path, map_location="cpu", weights_only=True)
     try:

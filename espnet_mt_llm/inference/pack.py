@@ -14,7 +14,8 @@ def pack(model_dir: Pathlike, out: Pathlike, weights: str = "") -> list[str]:
     """Write ``out`` (a zip) that decodes without anything else of the experiment; return the names it holds.
 
     It unpacks to a directory that serves as ``--model_dir``: ``config.yaml``, the weights under their own name,
-    ``bpe.model`` where there is one, and the ``score.json`` files.
+    ``bpe.model`` or ``tokenizer`` where there is one, and the ``score.json`` files. What config.yaml names as a
+    published checkpoint is not packed; it is needed beside it.
 
     Raises:
         UserError: there is no trained model.
@@ -25,6 +26,9 @@ def pack(model_dir: Pathlike, out: Pathlike, weights: str = "") -> list[str]:
     files = {"config.yaml": model_dir / "config.yaml", best.name: best}
     if config.get("bpemodel"):
         files[Path(config["bpemodel"]).name] = Path(config["bpemodel"])
+    if config.get("tokenizer"):
+        for path in sorted(Path(config["tokenizer"]).glob("*.json")):
+            files[f"tokenizer/{path.name}"] = path
     for score in sorted(model_dir.glob("*/*/score.json")):
         files[str(Path("scores") / score.relative_to(model_dir))] = score
     with atomic_open(out, "wb") as f, zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -1,0 +1,168 @@
+"""Who is registered with a training clip: drawn anew each time from the pool of the set, nothing from inside the clip.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at
+from espnet_mt_llm.datadir.enrolment import Heard, register
+from espnet_mt_llm.datadir.stretches import Pool, Span, read_text_lines
+from espnet_mt_llm.nets.registration import choose
+from espnet_mt_llm.text.names import name_speakers
+
+# The times that a clip's id may add to that of its recording.
+_TIMES = re.compile(r"(.+?)-(\d{7,})-(\d{7,})")
+
+
+@dataclass(frozen=True)
+class Registering:
+    """How speakers are registered.
+
+    Attributes:
+        mode: ``none``, ``match``, ``over``, or ``mixed`` for a third of each.
+        num_stretches: at most so many are averaged for a speaker.
+        max_distractors, min_distractors: N_ov is drawn between them.
+        seed: of the draws for validation, which are the same in every epoch.
+    """
+
+    mode: str = "none"
+    num_stretches: int = 3
+    max_distractors: int = 50
+    min_distractors: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_stretches < 1 or not 1 <= self.min_distractors <= self.max_distractors:
+            raise ValueError(f"{self.num_stretches} stretches, {self.min_distractors} to {self.max_distractors} "
+                             "distractors: expected 1 or more, in this order")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What is registered with a clip, in the order of the prompt.
+
+    Attributes:
+        speakers: their ids.
+        names: what they are called, by id.
+        stretches: what each one's voice is taken from.
+    """
+
+    speakers: Sequence[str]
+    names: Mapping[str, str]
+    stretches: Sequence[Sequence[str]]
+
+
+class Registrar:
+    """Draws registrations for the clips of a dump dir with the file ``enrolment``.
+
+    A speaker of the clip without a stretch outside of it cannot be registered: he keeps a number.
+
+    Args:
+        dump_dir: the clips.
+        settings: how.
+
+    Raises:
+        UserError: no pool, or an empty one.
+    """
+
+    def __init__(self, dump_dir: Pathlike, settings: Registering) -> None:
+        self.dump_dir, self.settings = Path(dump_dir), settings
+        path = self.dump_dir / "enrolment"
+        if not path.is_file():
+            raise at(path, None, "no such file; registration needs a pool of stretches",
+                     "list them: ./run.sh --stage enroll --stop_stage enroll --enrolment true")
+        self.pool = Pool.read(path)
+        self.names = name_speakers(self.pool.speakers)
+        self._session_of = {**{session: session for session in self.pool.sessions},
+                            **dict(zip(self.pool.recs, self.pool.sessions))}
+        self._mixed = self._read_mixtures(self.dump_dir / "mixtures.jsonl")
+        self._speakers_of: dict[str, set[str]] = {}
+        sessions = self.pool.sessions
+        for k, spk in enumerate(self.pool.speakers):
+            for rec in np.unique(self.pool.rec[self.pool.first[k] : self.pool.first[k + 1]]):
+                self._speakers_of.setdefault(sessions[rec], set()).add(spk)
+
+    def draw(self, clips: Sequence[str], speakers: Sequence[str], chance: Chance) -> Registered:
+        """Draw what is registered with one clip, or with several that are heard one after the other.
+
+        Args:
+            clips: their ids.
+            speakers: who talks in them.
+            chance: the same gives the same.
+
+        Raises:
+            UserError: there is no distractor where one is needed.
+        """
+        mode, settings = self.settings.mode, self.settings
+        if mode == "mixed":
+            mode = chance.pick(("match", "none", "over"))
+        if mode == "none":
+            return Registered((), {}, ())
+        spans = [span for clip in clips for span in self._spans(clip)]
+        session = {spk for name, _, _ in spans for spk in self._speakers_of.get(name, ())}
+        wanted = settings.max_distractors if mode == "over" else 0
+        made = register(self.pool, Heard(" ".join(clips), speakers, session, spans), settings.num_stretches, wanted,
+                        chance)
+        known = [spk for spk, stretches in made.speakers.items() if stretches]
+        if mode == "over" and not made.distractors:
+            raise UserError(f"{self.dump_dir / 'enrolment'}: no speaker of another session than that of clip "
+                            f"'{clips[0]}'; use the registration match, or a larger set")
+        chosen = choose(mode, known, made.distractors, chance, settings.max_distractors, settings.min_distractors)
+        stretches = [made.speakers.get(spk) or self._any(spk, chance) for spk in chosen]
+        return Registered(chosen, {spk: self.names[spk] for spk in chosen}, stretches)
+
+    def expected(self, speakers: int) -> float:
+        """Return how many are registered on average with a clip of so many speakers."""
+        over = speakers + (self.settings.min_distractors + min(self.settings.max_distractors,
+                                                               len(self.pool.speakers))) / 2
+        return {"none": 0.0, "match": float(speakers), "over": over, "mixed": (speakers + over) / 3}[self.settings.mode]
+
+    def _any(self, spk: str, chance: Chance) -> list[str]:
+        """Draw stretches of a distractor."""
+        own = self.pool.of(spk)
+        numbers = chance.sample(own, min(len(own), self.settings.num_stretches))
+        return [self.pool.stretch(spk, number).id for number in numbers]
+
+    def _spans(self, clip: str) -> list[Span]:
+        """Return what is heard in a clip: sessions of the pool and seconds; nothing where it has none of it."""
+        if clip in self._mixed:
+            return self._mixed[clip]
+        if clip in self._session_of:
+            return [(self._session_of[clip], 0.0, float("inf"))]
+        times = _TIMES.match(clip)
+        if times and times[1] in self._session_of:
+            return [(self._session_of[times[1]], int(times[2]) / 100, int(times[3]) / 100)]
+        return []
+
+    def _read_mixtures(self, path: Path) -> dict[str, list[Span]]:
+        """Return what the mixtures of a manifest were made from, as far as it is in the pool."""
+        if not path.is_file():
+            return {}
+        by_name = {rec: [i] for i, rec in enumerate(self.pool.recs)}
+        by_entry: dict[str, list[int]] = {}
+        for i, (entry, _) in enumerate(self.pool.audio):
+            by_entry.setdefault(entry, []).append(i)
+        found: dict[str, list[Span]] = {}
+        for line, text in enumerate(read_text_lines(path, "make the manifest first (stage 2)"), 1):
+            try:
+                mixture = json.loads(text)
+                found[mixture["id"]] = [(self.pool.sessions[i], s["start"], s["end"]) for s in mixture["sources"]
+                                        for i in by_entry.get(s["wav"]) or by_name.get(s["utt"]) or ()]
+            except (ValueError, KeyError, TypeError):
+                raise at(path, line, "not a mixture", "make the manifest again (stage 2)") from None
+        return found
+
+
+def voices(registered: Registered, embeddings: Optional[Mapping[str, np.ndarray]], size: int) -> np.ndarray:
+    """Return the embeddings ``(R, E)`` of the registered speakers, each the mean over his stretches."""
+    from espnet_mt_llm.inference.embeddings import speaker_vector
+
+    if embeddings is None or not registered.speakers:
+        return np.zeros((0, size), dtype=np.float32)
+    return np.stack([speaker_vector(embeddings, stretches) for stretches in registered.stretches]).astype(np.float32)

@@ -1,0 +1,167 @@
+"""From a clip, or several that are heard one after the other, to what a speech LLM reads and learns to write."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+
+from espnet_mt_llm.common import Chance, UserError
+from espnet_mt_llm.text.llm_tokenizer import LLMTokenizer
+from espnet_mt_llm.text.normalise import normalise
+from espnet_mt_llm.text.parsing import check_format
+from espnet_mt_llm.text.prompts import build_prompt, encode_prompt, template
+from espnet_mt_llm.text.serialisation import parse_supervision
+from espnet_mt_llm.text.targets import Encoded, build_target, encode_target
+from espnet_mt_llm.train.preprocess import as_samples, change_speed
+from espnet_mt_llm.train.registering import Registered, Registrar, voices
+
+# Between the ids of clips that are concatenated; no id has one.
+JOINT = " "
+
+
+class Writing(NamedTuple):
+    """What a speech LLM writes, and how it is asked.
+
+    Attributes:
+        format: ``speakerlm``, ``sc_suffix``, or ``sot``, which names nobody.
+        prompt: style of the prompt, ``speakerlm`` or ``dual``.
+        profile: text normalisation.
+        max_ids: numbers for speakers without a name.
+        pause: seconds between utterances of one speaker that part them by a virtual ``<SC>``.
+    """
+
+    format: str = "speakerlm"
+    prompt: str = "speakerlm"
+    profile: str = "none"
+    max_ids: int = 8
+    pause: float = 1.0
+
+    def mode(self, registered: bool) -> str:
+        """Return which of the prompts of its style is asked with.
+
+        >>> Writing("sot").mode(False), Writing().mode(False), Writing().mode(True)
+        ('asr', 'no', 'match')
+        """
+        return "asr" if self.format == "sot" else "match" if registered else "no"
+
+
+class SpeechLLMTargets:
+    """Build the arrays that :class:`~espnet_mt_llm.models.speech_llm.SpeechLLM` is trained on.
+
+    Args:
+        tokenizer: of the language model.
+        writing: format and prompts.
+        rate: sampling rate in Hz.
+        speed_factors: while training one of them is drawn; empty for none.
+        registrar: draws who is registered; None for nobody.
+        train: whether to draw anew each time; else a clip has the same draws in every epoch.
+        with_audio: False for a model of text alone.
+        cache_features: ask for the frames of the frozen encoders instead of audio, see ``train/features.py``.
+
+    Attributes:
+        embeddings: of the stretches of the pool; set when the speaker encoder is there, as the frames are.
+        embedding_size: E.
+    """
+
+    def __init__(self, tokenizer: LLMTokenizer, writing: Writing = Writing(), rate: int = 16000,
+                 speed_factors: Sequence[float] = (), registrar: Optional[Registrar] = None, train: bool = False,
+                 with_audio: bool = True, cache_features: bool = False) -> None:
+        check_format(writing.format)
+        template(writing.prompt, writing.mode(False))
+        if writing.format == "sot" and registrar is not None:
+            raise UserError("registration: the format sot names nobody; use speakerlm or sc_suffix")
+        self.tokenizer, self.writing, self.rate = tokenizer, writing, rate
+        self.speed_factors = tuple(speed_factors) if train else ()
+        self.registrar, self.train, self.with_audio = registrar, train, with_audio
+        self.cache_features = cache_features
+        self.embeddings: Optional[Mapping[str, np.ndarray]] = None
+        self.embedding_size = 0
+
+    def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Return prompt, target, and speech ``(N,)`` or the frames that the encoders have made of it.
+
+        Args:
+            uid: id of the clip, or ids with :data:`JOINT` between them.
+            data: ``supervision`` and ``speech`` of the clip, or tuples of them; or ``semantic`` ``(T, D)`` (and
+                ``speaker`` ``(T', E)``) instead of ``speech``.
+
+        Returns:
+            ``prompt`` ``(P,)``, ``target``, ``types``, ``weights``, ``overlapped`` ``(U,)`` and, with registration,
+            ``enrolled`` ``(R, E)``, beside the audio.
+
+        Raises:
+            UserError: more speakers than ids, or audio that does not fit.
+        """
+        clips = uid.split(JOINT)
+        speeds = self.speed_factors
+        factor = speeds[np.random.randint(len(speeds))] if speeds else 1.0
+        arrays, starts = self._audio(clips, data, factor)
+        lines = data["supervision"] if len(clips) > 1 else (data["supervision"],)
+        segments = self.segments(clips, lines, starts, factor)
+        speakers = list(dict.fromkeys(s["speaker"] for s in sorted(segments, key=lambda s: s["start_time"])))
+        registered = Registered((), {}, ())
+        if self.registrar is not None:
+            seed = (np.random.randint(2**31),) if self.train else (self.registrar.settings.seed, uid)
+            registered = self.registrar.draw(clips, speakers, Chance(*seed))
+        target = self.target(segments, registered.names)
+        arrays |= {"prompt": np.array(self.prompt([registered.names[s] for s in registered.speakers]), dtype=np.int64),
+                   "target": np.array(target.ids, dtype=np.int64), "types": np.array(target.types, dtype=np.int64),
+                   "weights": np.array(target.weights, dtype=np.float32),
+                   "overlapped": np.array(target.overlapped, dtype=np.int64)}
+        if self.embeddings is not None:
+            arrays["enrolled"] = voices(registered, self.embeddings, self.embedding_size)
+        return arrays
+
+    def _audio(self, clips: Sequence[str], data: Mapping[str, Any], factor: float
+               ) -> tuple[dict[str, np.ndarray], list[float]]:
+        """Return the audio, and the seconds at which each clip begins in it."""
+        if "semantic" in data:
+            return {name: data[name] for name in ("semantic", "speaker") if name in data}, [0.0]
+        if not self.with_audio:
+            lines = data["supervision"] if len(clips) > 1 else (data["supervision"],)
+            spans = [max((s["end_time"] for s in parse_supervision(line)), default=0.0) for line in lines]
+            return {}, [0.0, *np.cumsum(spans)[:-1].tolist()]
+        parts = data["speech"] if len(clips) > 1 else (data["speech"],)
+        samples = [change_speed(as_samples(part, self.rate, clip), factor) for clip, part in zip(clips, parts)]
+        ends = np.cumsum([len(s) for s in samples]) / self.rate
+        return {"speech": np.concatenate(samples)}, [0.0, *ends[:-1].tolist()]
+
+    def segments(self, clips: Sequence[str], supervision: Sequence[str], starts: Sequence[float] = (0.0,),
+                 factor: float = 1.0) -> list[dict]:
+        """Return the segments of clips that are heard one after the other, with normalised texts.
+
+        Args:
+            supervision: the line of each clip.
+            starts: seconds at which each clip begins.
+            factor: how much faster they are played.
+        """
+        return [{**s, "start_time": start + s["start_time"] / factor, "end_time": start + s["end_time"] / factor}
+                for clip, line, start in zip(clips, supervision, starts)
+                for s in self.normalised(parse_supervision(line, clip))]
+
+    def normalised(self, segments: Sequence[Mapping]) -> list[dict]:
+        """Return ``segments`` with normalised texts."""
+        return [{**s, "words": normalise(s["words"], self.writing.profile)} for s in segments]
+
+    def target(self, segments: Sequence[Mapping], names: Mapping[str, str] = {}) -> Encoded:
+        """Return the target of segments whose speakers may have ``names``."""
+        pieces = build_target(segments, self.writing.format, names, self.writing.pause, num_ids=self.writing.max_ids,
+                              counts=Counter())
+        return encode_target(pieces, self.tokenizer)
+
+    def prompt(self, names: Sequence[str] = ()) -> list[int]:
+        """Return the token ids of the prompt with ``names`` registered; without audio no places are in it."""
+        text = template(self.writing.prompt, self.writing.mode(bool(names)))
+        ids = encode_prompt(build_prompt(text, names), self.tokenizer)
+        return ids if self.with_audio else [i for i in ids if i >= 0]
+
+    def prompt_size(self, speakers: int) -> int:
+        """Return how many tokens a prompt has on average, audio not counted, for a clip of so many speakers."""
+        size = len(self.prompt())
+        if self.registrar is not None:
+            names = list(self.registrar.names.values())[:20]
+            each = (len(self.prompt(names)) - size) / len(names) if names else 0
+            size += math.ceil(self.registrar.expected(speakers) * each)
+        return size
