@@ -9,26 +9,33 @@ import numpy as np
 from espnet_mt_llm.common import Pathlike, at, atomic_open, environment
 from espnet_mt_llm.datadir.kaldi import write_map
 from espnet_mt_llm.datadir.rttm import write_rttm
+from espnet_mt_llm.scoring.answers import OVERREGISTERED
 
 HYP, COUNTS, RECORD, RTTM, ACTIVITY = "hyp.seglst.json", "utt2num_spk", "decode.json", "hyp.rttm", "activity.npz"
 SEPARATED = "separated"
+# What a speech LLM counts, see scoring/answers.py.
+_SUMS, _CLIPS = ("malformed", "repeated", "capped"), "unparsable"
 
 
 def write_part(out_dir: Pathlike, job: int, num_jobs: int, segments: list[dict], counts: dict[str, int],
                record: dict[str, Any], rttm: Optional[Sequence[dict]] = None,
-               activity: Optional[Mapping[str, np.ndarray]] = None) -> None:
+               activity: Optional[Mapping[str, np.ndarray]] = None,
+               overregistered: Optional[Mapping[str, int]] = None) -> None:
     """Write the result of one job to ``out_dir/parts``.
 
     Args:
+        segments: those of a clip in the order in which they were put out; that order is kept.
         rttm: segments of diarization; None where the system does none.
         activity: clip → probabilities ``(T, S)``.
+        overregistered: clip → how many speakers of other sessions were registered; None where nobody is.
     """
     path = part_path(out_dir, job, num_jobs)
     path.with_suffix(".npz").unlink(missing_ok=True)
     if activity:
         _write_npz(path.with_suffix(".npz"), activity)
     with atomic_open(path) as f:
-        json.dump({"segments": segments, "counts": counts, "record": record, "rttm": rttm}, f, ensure_ascii=False)
+        json.dump({"segments": segments, "counts": counts, "record": record, "rttm": rttm,
+                   "overregistered": overregistered}, f, ensure_ascii=False)
 
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -44,8 +51,8 @@ def part_path(out_dir: Pathlike, job: int, num_jobs: int) -> Path:
 def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
     """Join the parts of all jobs; return the number of clips.
 
-    Writes ``hyp.seglst.json``, ``utt2num_spk``, ``decode.json`` and, where the jobs have them, ``hyp.rttm`` and
-    ``activity.npz``. What an earlier decoding left there beside that is removed.
+    Writes ``hyp.seglst.json``, ``utt2num_spk``, ``decode.json`` and, where the jobs have them, ``hyp.rttm``,
+    ``activity.npz`` and ``utt2num_overregistered``. What an earlier decoding left there beside that is removed.
 
     Args:
         out_dir: the decode directory.
@@ -61,20 +68,22 @@ def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
         if not path.exists():
             raise at(path, None, f"the result of job {job} of {num_jobs} is missing", "run the stage 'decode' again")
         parts.append(json.loads(path.read_text(encoding="utf-8")))
-    segments = sorted((s for part in parts for s in part["segments"]), key=lambda s: (s["session_id"], s["speaker"]))
+    # A clip is in one part, and the sort is stable: its turns stay in the order in which they were put out.
+    segments = sorted((s for part in parts for s in part["segments"]), key=lambda s: s["session_id"])
     counts = {clip: str(n) for part in parts for clip, n in part["counts"].items()}
-    record = dict(parts[0]["record"])
-    for key in ("audio_seconds", "wall_seconds"):
-        record[key] = round(sum(part["record"][key] for part in parts), 3)
+    record = _joined([part["record"] for part in parts])
     out_dir = Path(out_dir)
     with atomic_open(out_dir / HYP) as f:
         json.dump(segments, f, ensure_ascii=False, indent=1)
         f.write("\n")
     write_map(out_dir / COUNTS, counts)
-    for name in (RTTM, ACTIVITY):
+    for name in (RTTM, ACTIVITY, OVERREGISTERED):
         (out_dir / name).unlink(missing_ok=True)
     if parts[0].get("rttm") is not None:
         write_rttm(out_dir / RTTM, (s for part in parts for s in part["rttm"]))
+    if parts[0].get("overregistered") is not None:
+        write_map(out_dir / OVERREGISTERED, {clip: str(n) for part in parts
+                                             for clip, n in part["overregistered"].items()})
     arrays = [part_path(out_dir, job, num_jobs).with_suffix(".npz") for job in range(1, num_jobs + 1)]
     if any(path.exists() for path in arrays):
         _write_npz(out_dir / ACTIVITY, {clip: found[clip] for path in arrays if path.exists()
@@ -89,3 +98,16 @@ def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
         json.dump({**names, **record, "environment": environment()}, f, ensure_ascii=False, indent=1)
         f.write("\n")
     return len(counts)
+
+
+def _joined(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the record of all jobs: what they count is added up, the rest is that of the first."""
+    joined = dict(records[0])
+    for key in ("audio_seconds", "wall_seconds"):
+        joined[key] = round(sum(record[key] for record in records), 3)
+    for key in _SUMS:
+        if key in joined:
+            joined[key] = sum(record[key] for record in records)
+    if _CLIPS in joined:
+        joined[_CLIPS] = sorted(clip for record in records for clip in record[_CLIPS])
+    return joined
