@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from espnet_mt_llm.nets.masks import length_mask
+from espnet_mt_llm.nets.runs import run_index
 
 
 class Layout(torch.nn.Module, ABC):
@@ -30,7 +31,7 @@ class Layout(torch.nn.Module, ABC):
     @abstractmethod
     def forward(self, semantic: torch.Tensor, speaker: Optional[torch.Tensor], lengths: torch.Tensor,
                 anchors: Optional[torch.Tensor] = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``(B, P, H)``, zero beyond the lengths ``(B,)``, which are returned too; P is the length of T frames.
+        """Return ``(B, P, H)``, zero beyond the lengths ``(B,)``, which are returned too.
 
         Args:
             semantic: ``(B, T, H)``.
@@ -144,12 +145,12 @@ class Gathered(Layout):
         self.check(semantic, speaker)
         if len(self.anchor_ids) != (0 if anchors is None else len(anchors)):
             raise ValueError(f"the layout needs the embeddings of its {len(self.anchor_ids)} anchor_ids")
-        index, positions = self._index(lengths, semantic.size(1))
+        index, inside = self._index(lengths, semantic.size(1))
         markers = torch.stack([torch.zeros_like(self.semantic_start), self.semantic_start, self.speaker_start])
         rows = [markers, *(() if anchors is None else (anchors,)), semantic.flatten(0, 1),
                 self.pool(speaker, lengths).flatten(0, 1)]
         bank = torch.cat([row.to(semantic.dtype) for row in rows])
-        return F.embedding(index, bank, padding_idx=0), positions
+        return F.embedding(index, bank, padding_idx=0), inside.sum(1)
 
     def split(self, positions: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the semantic ``(B, T, H)`` and the pooled speaker frames of what :meth:`forward` made.
@@ -171,16 +172,12 @@ class Gathered(Layout):
         return 3 + len(self.anchor_ids)
 
     def _index(self, lengths: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the row of each position ``(B, P)``, and the number of positions ``(B,)``."""
+        """Return the row of each position ``(B, P)``, and which of them are inside ``(B, P)``."""
         clip = torch.arange(len(lengths), device=lengths.device).unsqueeze(1)
         first = self._first()
         starts, sizes = self.runs(lengths, first + clip * frames,
                                   first + len(lengths) * frames + clip * self.speaker_rows(frames), frames)
-        ends = sizes.cumsum(1)
-        steps = torch.arange(self.length(frames), device=lengths.device).expand(len(lengths), -1)
-        run = torch.searchsorted(ends, steps.contiguous(), right=True).clamp(max=ends.size(1) - 1)
-        index = (starts - ends + sizes).gather(1, run) + steps
-        return index.masked_fill(steps >= ends[:, -1:], 0), ends[:, -1]
+        return run_index(starts, sizes)
 
     def _chunks(self, lengths: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the first frame of each chunk ``(C,)``, and its frames in each clip ``(B, C)``."""
@@ -224,6 +221,7 @@ class TimeConcat(Gathered):
     def runs(self, lengths: torch.Tensor, semantic: torch.Tensor, speaker: torch.Tensor, frames: int
              ) -> tuple[torch.Tensor, torch.Tensor]:
         """See :class:`Gathered`."""
+        self.length(frames)  # raises where there are fewer anchors than chunks
         begins, sizes = self._chunks(lengths, frames)
         tokens = self.anchor_sizes[: len(begins)]
         anchors = (3 + tokens.cumsum(0) - tokens).expand_as(sizes)

@@ -21,6 +21,12 @@ LOSSES = st.lists(st.floats(0, 12, width=32), min_size=20, max_size=20).map(
 PROPERTY = settings(deadline=None, max_examples=60)
 
 
+def test_types_are_those_of_the_targets() -> None:
+    from espnet_mt_llm.text import targets
+
+    assert [TEXT, CHANGE, SPEAKER, END] == [targets.TEXT, targets.CHANGE, targets.SPEAKER, targets.END]
+
+
 def test_cross_entropy_of_tokens() -> None:
     logits = torch.randn(2, 5, 7, requires_grad=True)
     targets = torch.tensor([[0, 6, 3, -1, -100], [1, 1, 5, 2, -1]])
