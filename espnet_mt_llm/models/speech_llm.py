@@ -3,7 +3,7 @@
 SpeakerLM (arXiv 2508.06372) and the dual-encoder system with balanced losses (arXiv 2606.13095) are configurations.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 import torch
@@ -125,9 +125,10 @@ class SpeechLLM(MultiTalkerModel):
         if len(self.layout.anchor_ids):
             anchors = self.llm.embed(self.layout.anchor_ids)
         try:
-            return self.layout(semantic, speaker, lengths, anchors)
+            self.layout.length(semantic.size(1))
         except ValueError as e:
             raise UserError(f"layout: {e}; see layout_conf") from None
+        return self.layout(semantic, speaker, lengths, anchors)
 
     def prepare(self, speech: Optional[torch.Tensor], lengths: Optional[torch.Tensor], prompt: torch.Tensor,
                 prompt_lengths: torch.Tensor, enrolled: Optional[torch.Tensor] = None, heard: Optional[Heard] = None,
@@ -207,7 +208,7 @@ class SpeechLLM(MultiTalkerModel):
                 speech: Optional[torch.Tensor] = None, speech_lengths: Optional[torch.Tensor] = None,
                 semantic: Optional[torch.Tensor] = None, semantic_lengths: Optional[torch.Tensor] = None,
                 speaker: Optional[torch.Tensor] = None, speaker_lengths: Optional[torch.Tensor] = None,
-                utt_id: Optional[Sequence[str]] = None, **_: torch.Tensor
+                utt_id: Optional[Sequence[str]] = None, **_: Any
                 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Return the loss, statistics and weight of a batch.
 
@@ -236,8 +237,8 @@ class SpeechLLM(MultiTalkerModel):
         finite = torch.isfinite(ce).all(1)
         if not finite.all():
             rows = self.finite_rows(finite, utt_id)
-            return self.forward(**{name: value[rows] for name, value in batch.items()},
-                                utt_id=None if utt_id is None else [utt_id[i] for i in rows.tolist()])
+            return self.forward(**some_rows(batch, rows), utt_id=None if utt_id is None else
+                                [utt_id[i] for i in rows.tolist()])
         result = balanced_loss(ce, types, weights, self.loss, self.threshold, self.floor,
                                None if overlapped is None else overlapped.bool())
         stats = self._statistics(result, logits, target, types)
@@ -270,6 +271,13 @@ class SpeechLLM(MultiTalkerModel):
             # Of no token there is no share: the logs leave out what is not a number.
             stats["masked_clean"], stats["masked_overlapped"] = result.masked_share()
         return stats
+
+
+def some_rows(batch: Mapping[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the ``rows`` of a padded batch, without the padding that they do not need."""
+    found = {name: value[rows] for name, value in batch.items()}
+    return {name: value[:, : int(found[f"{name}_lengths"].max())] if f"{name}_lengths" in found else value
+            for name, value in found.items()}
 
 
 def _mean(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
