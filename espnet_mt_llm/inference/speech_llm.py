@@ -208,12 +208,19 @@ class SpeechLLMDecoder:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         llm = self.model.llm
-        if self.config.dtype:
-            llm.model.to(getattr(torch, self.config.dtype))
+        wanted = getattr(torch, self.config.dtype) if self.config.dtype else llm.dtype
+        if wanted == torch.float32:
+            self._cast(wanted)
         if llm.dtype == torch.float32:
             for module in llm.modules():
                 if isinstance(module, BaseTunerLayer):
                     module.merge()
+        if wanted != llm.dtype:
+            self._cast(wanted)
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        self.model.llm.model.to(dtype)
+        self.model.llm.dtype = dtype
 
     @property
     def mode(self) -> str:
@@ -288,7 +295,8 @@ def decode(model_dir: Pathlike, data_dir: Pathlike, config: SpeechLLMConfig, job
     Returns:
         SegLST segments, one a turn, in the order of the answers; the numbers of speakers; the record of the run; and,
         where others than the speakers of a clip are registered, their numbers. A speaker is a number or, by the name
-        that he was registered under, the id that he has in the reference. An answer of nothing is one empty segment.
+        that he was registered under, the id that he has in the reference. An answer of nothing is one empty segment;
+        so is that to a clip of less than :data:`SHORTEST`, which the model does not hear.
     """
     data_dir = Path(data_dir)
     run = decoder or SpeechLLMDecoder(model_dir, config)
@@ -300,38 +308,37 @@ def decode(model_dir: Pathlike, data_dir: Pathlike, config: SpeechLLMConfig, job
     embeddings = None
     if registrations is not None:
         embeddings = stretch_embeddings(data_dir, run.model.speaker_encoder, device=config.device)
-    segments: list[dict] = []
-    counts: dict[str, int] = {}
-    tally: dict[str, Any] = {"malformed": 0, "repeated": 0, "capped": 0, "unparsable": []}
-    audio_seconds, wall = 0.0, 0.0
-    together = list(batches(asked, config.batch_size, config.batch_positions))
+    found: dict[str, tuple[Answer, Parsed]] = {}
+    wall = 0.0
+    heard = [a for a in asked if a.seconds >= SHORTEST]
+    together = list(batches(heard, config.batch_size, config.batch_positions))
     for batch in progress(together, f"decoding {data_dir.name}"):
         begin = time.perf_counter()
-        samples = [read_samples(wav[a.clip], run.args.rate, a.clip) for a in batch]
-        heard = [i for i, s in enumerate(samples) if len(s) >= SHORTEST * run.args.rate]
-        found = dict(zip(heard, run([batch[i] for i in heard], [samples[i] for i in heard], embeddings)
-                         if heard else ()))
+        samples = [as_samples(read_audio(wav[a.clip])[::-1], run.args.rate, a.clip) for a in batch]
+        found.update(zip((a.clip for a in batch), run(batch, samples, embeddings)))
         wall += time.perf_counter() - begin
-        audio_seconds += sum(map(len, samples)) / run.args.rate
-        for i, one in enumerate(batch):
-            answer, parsed = found.get(i, (Answer([], False, False), Parsed([])))
-            _count(tally, one.clip, answer, parsed)
-            reference = {} if registrations is None else registrations.reference(one.clip).speakers
-            said = [(speaker_id(label, one.speaker_of, reference), words) for label, words in parsed.turns]
-            counts[one.clip] = len({spk for spk, _ in said})
-            segments += [{"session_id": one.clip, "speaker": spk, "words": words} for spk, words in said or [("0", "")]]
+    segments: list[dict] = []
+    counts: dict[str, int] = {}
+    for one in asked:
+        reference = {} if registrations is None else registrations.reference(one.clip).speakers
+        turns = found[one.clip][1].turns if one.clip in found else []
+        said = [(speaker_id(label, one.speaker_of, reference), words) for label, words in turns]
+        counts[one.clip] = len({spk for spk, _ in said})
+        segments += [{"session_id": one.clip, "speaker": spk, "words": words} for spk, words in said or [("0", "")]]
     over = None
     if config.registration == "over":
         over = {a.clip: len(set(a.registered.speakers) - set(registrations.reference(a.clip).speakers)) for a in asked}
-    record = {"audio_seconds": round(audio_seconds, 3), "wall_seconds": round(wall, 3), **_record(run), **tally}
+    record = {"audio_seconds": round(sum(a.seconds for a in asked), 3), "wall_seconds": round(wall, 3), **_record(run),
+              **_tally(found)}
     return segments, counts, record, over
 
 
-def _count(tally: dict[str, Any], clip: str, answer: Answer, parsed: Parsed) -> None:
-    tally["malformed"] += parsed.malformed
-    tally["repeated"] += answer.repeated
-    tally["capped"] += answer.capped
-    tally["unparsable"] += [clip] if parsed.unparsable else []
+def _tally(found: Mapping[str, tuple[Answer, Parsed]]) -> dict[str, Any]:
+    """Count what went wrong, as scoring/answers.py reads it."""
+    return {"malformed": sum(parsed.malformed for _, parsed in found.values()),
+            "repeated": sum(answer.repeated for answer, _ in found.values()),
+            "capped": sum(answer.capped for answer, _ in found.values()),
+            "unparsable": [clip for clip, (_, parsed) in found.items() if parsed.unparsable]}
 
 
 def _record(run: SpeechLLMDecoder) -> dict[str, Any]:
@@ -348,12 +355,6 @@ def _record(run: SpeechLLMDecoder) -> dict[str, Any]:
         "no_repeat_ngram_size": config.no_repeat_ngram_size, "tokens_per_second": config.tokens_per_second,
         "max_new_tokens": config.max_new_tokens,
     }
-
-
-def read_samples(path: str, rate: int, clip: str) -> np.ndarray:
-    """Return the samples ``(N,)`` of a clip, none of one that is empty."""
-    samples, found = read_audio(path)
-    return as_samples((found, samples), rate, clip) if len(samples) else np.zeros(0, dtype=np.float32)
 
 
 def speaker_id(label: str, speaker_of: Mapping[str, str], reference: Mapping[str, Any]) -> str:
