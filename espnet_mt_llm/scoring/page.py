@@ -11,7 +11,7 @@ from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
 from espnet_mt_llm.scoring.result_types import TalkerCounts
 from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
 from espnet_mt_llm.scoring.table import (Row, Score, by_convention, caption, environments, measures, metric_names,
-                                         overregistered_table, percent, rows_of, table)
+                                         others_table, overregistered_table, percent, rows_of, table)
 from espnet_mt_llm.text.serialisation import read_supervision
 
 # The table of single sessions on the page; all of them stand in score.json.
@@ -308,9 +308,8 @@ def others_section(scores: Sequence[Score], rows: Sequence[Row]) -> Html:
     others = [r for r in rows if r.key not in made]
     if not others:
         return Html("")
-    lines = [["system", "set", "metric", "note", "commit", "value", "unit"]]
-    lines += [[r.system, r.set, r.metric, r.note, r.commit, str(r.value), r.unit] for r in others]
-    return join([el("h2", "Further results", id="further"), el("div", html_table(lines, 5), class_="card")])
+    found = html_table(others_table(others), 3)
+    return join([el("h2", "Further results", id="further"), el("div", found, class_="card")])
 
 
 def made_section(scores: Sequence[Score]) -> Html:

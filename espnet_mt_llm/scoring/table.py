@@ -314,6 +314,27 @@ def overregistered_table(scores: Sequence[Score]) -> List[List[str]]:
 _REGISTERED = ("sa", "cp", "serialized")
 
 
+def others_table(rows: Sequence[Row]) -> List[List[str]]:
+    """Return rows of results.json as a table, a line for each system, note and set and a column for each metric.
+
+    >>> others_table([Row("sctc", "test", "cpWER", 5.1, "%", "c0ffee", note="02"), Row("sctc", "test", "RTF", 0.1,
+    ...     commit="c0ffee", note="02")])
+    [['system', 'note', 'set', 'cpWER %', 'RTF', 'commit'], ['sctc', '02', 'test', '5.1', '0.1', 'c0ffee']]
+    """
+    def head(row: Row) -> str:
+        name, _, detail = row.metric.partition(" (")
+        return f"{name} {row.unit}".rstrip() + (f" ({detail}" if detail else "")
+
+    # The number that systems are compared by comes first.
+    heads = sorted({head(r) for r in rows}, key=lambda h: (not h.startswith("cp"), h))
+    lines: Dict[Tuple[str, str, str, str], Dict[str, str]] = {}
+    for r in rows:
+        lines.setdefault((r.system, r.note, r.set, r.commit), {})[head(r)] = str(r.value)
+    return [["system", "note", "set", *heads, "commit"]] + [
+        [system, note, name, *(values.get(h, "") for h in heads), commit]
+        for (system, note, name, commit), values in sorted(lines.items())]
+
+
 def clips_table(dump: Pathlike) -> str:
     """Describe the clips of every ``<dump>/<set>/statistics.json``; empty where there is none."""
     found = {path.parent.name: Statistics.read(path) for path in sorted(Path(dump).glob("*/statistics.json"))}
@@ -338,8 +359,7 @@ def readme_block(scores: Sequence[Score], rows: Sequence[Row], clips: str = "") 
     made = {r.key for s in scores for r in rows_of(s)}
     others = [r for r in rows if r.key not in made]
     if others:
-        parts += ["**Further results**", markdown([["system", "set", "metric", "value", "unit", "note", "commit"]] + [
-            [r.system, r.set, r.metric, str(r.value), r.unit, r.note, r.commit] for r in others])]
+        parts += ["**Further results**", markdown(others_table(others))]
     if not scores and not others:
         parts.append("No results yet: `./run.sh` makes them.")
     if clips:
