@@ -16,7 +16,7 @@ import pytest
       "time_concat, width 32, forward and backward",
       "interleave 1:1 (ours) and an MLP adapter (peer), width 32, forward",
       *(f"{what}, interleave {ratio}{of}" for ratio in ("1:1", "1:.25") for what, of in (
-          ("training step", ", Qwen2 of 4 layers and width 32"), ("share of the layout", "")))]),
+          ("training step", ", Qwen2 of 4 layers and width 32"), ("share of layout and packing", "")))]),
     ("librimix", ["--mixtures", "3", "--repeats", "1", "--rows", "10"],
      ["mix_both, written (published: six files)", "mix_both, on the fly (published: six files)",
       "data directory prepared"]),
