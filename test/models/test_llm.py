@@ -6,26 +6,16 @@ from typing import Any
 import pytest
 import torch
 from toy_speech_llm import LLM as SIZES
+from toy_speech_llm import save_published
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.models.llm import LLM, load_llm
-from espnet_mt_llm.text.llm_tokenizer import LLMTokenizer, load_tokenizer, train_tokenizer
+from espnet_mt_llm.text.llm_tokenizer import LLMTokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_published(tmp_path_factory.mktemp("llm"))
-
-
-def save_published(path: Path, tied: bool = True, spare: int = 5) -> Path:
-    """A model with more rows than tokens, as Qwen2.5 has."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    size = train_tokenizer(["GO ON", "ON GO"], path, "word")
-    torch.manual_seed(0)
-    conf = {**SIZES, "tie_word_embeddings": tied}
-    Qwen2ForCausalLM(Qwen2Config(vocab_size=size + spare, **conf)).save_pretrained(path)
-    return path
 
 
 def load(path: Path, new: tuple = (), **conf: Any) -> tuple[LLM, LLMTokenizer]:

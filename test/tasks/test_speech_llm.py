@@ -1,0 +1,278 @@
+"""The task speech_llm: steps of both systems, small checkpoints, resumption, cached frames, messages."""
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_speech_llm import CONFIG, DUAL, EXTRACTOR, LLM, make_data, parsed, save_published, train
+
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.inference.model import load_model
+from espnet_mt_llm.inference.pack import pack
+from espnet_mt_llm.models.speech_llm import SpeechLLM
+from espnet_mt_llm.tasks.speech_llm import PARTS, SpeechLLMTask
+from espnet_mt_llm.train import features
+
+S2T = {
+    "frontend": "default", "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 80},
+    "normalize": "utterance_mvn", "encoder": "e_branchformer",
+    "encoder_conf": {"output_size": 16, "attention_heads": 2, "attention_layer_type": "selfattn",
+                     "pos_enc_layer_type": "abs_pos", "cgmlp_linear_units": 32, "cgmlp_conv_kernel": 7, "num_blocks": 1,
+                     "input_layer": "conv2d", "linear_units": 32, "use_ffn": True, "merge_conv_kernel": 7},
+}
+LORA = {"rank": 2, "alpha": 4}
+BALANCED = {"loss": "balanced", "floor": 1.0}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips, a tokenizer, and a published language model."""
+    root = tmp_path_factory.mktemp("speech_llm")
+    make_data(root)
+    save_published(root / "qwen")
+    return root
+
+
+@pytest.fixture
+def work(root: Path, tmp_path: Path) -> Path:
+    """A directory of one's own with the tokenizer; the clips stay in ``root``."""
+    shutil.copytree(root / "tokenizer", tmp_path / "tokenizer")
+    return tmp_path
+
+
+def steps(root: Path) -> dict[str, dict]:
+    """Four steps as those of the dual-encoder system, on a published language model."""
+    llm = {"tokenizer": None, "llm_conf": {"checkpoint": str(root / "qwen"), "lora": LORA}, "new_tokens": ["<here>"]}
+    joint = {**DUAL, **llm, "train_parts": ["adapter", "speaker_adapter", "llm_lora"]}
+    return {
+        "01": {**llm, "format": "sc_suffix", "prompt": "dual", "train_parts": ["adapter", "llm_lora"]},
+        "02": {**joint, "init_param": ["01/latest.pth"]},
+        "03": {**joint, "init_param": ["02/latest.pth"], "model_conf": {"loss": "asr_spk"}, "registration": "mixed",
+               "concatenate": {"seconds": 2.0, "speakers": 4}, "batch_positions": 400, "max_epoch": 3,
+               "speed_factors": [0.9, 1.0]},
+        "04": {**joint, "init_param": ["03/latest.pth"], "model_conf": BALANCED, "registration": "mixed",
+               "encoder_lora": LORA, "train_parts": [*joint["train_parts"], "encoder_lora"]},
+    }
+
+
+def state(path: Path, name: str = "latest.pth") -> dict[str, torch.Tensor]:
+    return torch.load(path / name, weights_only=True)
+
+
+def history(out: Path) -> list[dict]:
+    return json.loads((out / "history.json").read_text())
+
+
+def logits(model: SpeechLLM) -> torch.Tensor:
+    g = torch.Generator().manual_seed(0)
+    speech, lengths = torch.randn(2, 8000, generator=g), torch.tensor([8000, 5000])
+    with torch.no_grad():
+        embeds, mask = model.prepare(speech, lengths, torch.tensor([[3, -1, 4]] * 2), torch.tensor([3, 3]))
+        return model.llm.logits(model.llm.hidden(embeds, mask))
+
+
+def test_four_steps_and_a_resumption_in_the_third(root: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained moves; what is published is in no checkpoint; a killed step ends as an uninterrupted one."""
+    clips, found = root / "dump", {}
+    for step, conf in steps(root).items():
+        found[step] = state(train(work, clips, step, **conf))
+        frozen = {name for name in found[step] if name.startswith("llm.") and "lora_" not in name}
+        assert frozen == {f"llm.model.{part}.new_rows" for part in ("model.embed_tokens", "lm_head")}
+    moved = {step: {name.split(".")[0] if "lora_" not in name else name.split(".")[0] + "_lora"
+                    for name, value in found[step].items()
+                    if name not in found[before] or not torch.equal(value, found[before][name])}
+             for before, step in (("01", "02"), ("02", "03"), ("03", "04"))}
+    joint = {"adapter", "layout", "speaker_stream", "speaker_adapter", "llm", "llm_lora"}
+    assert moved["02"] == joint | {"speaker_encoder"} and moved["03"] == joint | {"registration"}
+    assert moved["04"] == moved["03"] | {"encoder_lora"}
+    assert {"masked_clean", "masked_overlapped", "acc", "acc_spk"} <= set(history(work / "exp" / "04")[0]["valid"])
+
+    shutil.copytree(work / "exp" / "03", work / "whole")
+    shutil.rmtree(work / "exp" / "03")
+    train(work, clips, "03", **{**steps(root)["03"], "max_epoch": 1})
+    forward, calls = SpeechLLM.forward, []
+
+    def killed(self: SpeechLLM, **batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return forward(self, **batch)
+
+    monkeypatch.setattr(SpeechLLM, "forward", killed)
+    with pytest.raises(KeyboardInterrupt):  # in the second epoch, behind its first batch
+        train(work, clips, "03", **steps(root)["03"])
+    monkeypatch.setattr(SpeechLLM, "forward", forward)
+    train(work, clips, "03", **steps(root)["03"])
+    again, whole = state(work / "exp" / "03"), state(work / "whole")
+    assert again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_reloaded_adapters_give_the_same_logits(root: Path, work: Path) -> None:
+    out = train(work, root / "dump", "01", **{**steps(root)["01"], "optim_conf": {"lr": 0.1}})
+    model, args, path = load_model(out, "speech_llm", "latest.pth")
+    assert args.llm_conf["checkpoint"] and path.name == "latest.pth"
+    again = SpeechLLMTask.build_model(parsed(work, root / "dump", "again", **steps(root)["01"])).eval()
+    assert not torch.allclose(logits(model), logits(again))
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(logits(model), logits(again))
+    merged = {name: value.clone() for name, value in model.llm.state_dict().items()}
+    assert any("base_layer" in name for name in merged)  # all of it is in the part itself
+
+
+def test_a_frozen_encoder_that_an_earlier_step_has_trained_is_written(root: Path, work: Path) -> None:
+    """It is not as published any more."""
+    import yaml
+
+    from espnet_mt_llm.encoders.owsm import Owsm
+
+    (work / "s2t").mkdir()
+    pretrained = Owsm(config=S2T)
+    torch.save(pretrained.state_dict(), work / "s2t" / "model.pth")
+    (work / "s2t" / "config.yaml").write_text(yaml.safe_dump(S2T))
+    conf = {"encoder": "owsm", "encoder_conf": {"checkpoint": str(work / "s2t")}}
+    frozen = state(train(work, root / "dump", "01", **conf))
+    assert not any(name.startswith("encoder.") for name in frozen)
+    trained = train(work, root / "dump", "02", **conf, init_param=["01/latest.pth"],
+                    train_parts=["adapter", "llm", "encoder"])
+    assert "checkpoint" not in load_model(trained, "speech_llm")[1].encoder_conf
+    out = train(work, root / "dump", "03", **conf, init_param=["02/latest.pth"])
+    written = {name for name in state(out) if name.startswith("encoder.")}
+    changed = {f"encoder.{name}" for name, value in pretrained.state_dict().items()
+               if not torch.equal(value, state(trained)[f"encoder.{name}"])}
+    assert written == changed and changed
+    model = load_model(out, "speech_llm", "latest.pth")[0]
+    assert all(torch.equal(model.state_dict()[name], state(trained)[name]) for name in written)
+    part = train(work, root / "dump", "04", **conf, init_param=["02/latest.pth:encoder:encoder"])
+    assert {name for name in state(part) if name.startswith("encoder.")} == changed
+
+
+def test_parts_that_are_frozen_stay_as_they_are(root: Path, work: Path) -> None:
+    conf = {**DUAL, "llm_conf": {"config": LLM, "lora": LORA}, "encoder_lora": LORA}
+    groups = {"adapter": ("adapter.", "layout."), "speaker_adapter": ("speaker_stream.", "speaker_adapter."),
+              "encoder": ("encoder.",), "llm": ("llm.",), "speaker_encoder": ("speaker_encoder.",)}
+    for parts in (["adapter"], ["encoder", "encoder_lora"], ["llm_lora", "speaker_adapter"], ["speaker_encoder"],
+                  list(PARTS)):
+        model = SpeechLLMTask.build_model(parsed(work, root / "dump", **{**conf, "train_parts": parts})).train()
+        learns = set()
+        for name, p in model.named_parameters():
+            group = next(g for g, prefixes in groups.items() if name.startswith(prefixes))
+            learns |= {group + ("_lora" if "lora_" in name else "")} if p.requires_grad else set()
+        assert learns == set(parts)
+        for part, module in (("encoder", model.encoder), ("speaker_encoder", model.speaker_encoder)):
+            modes = {m.training for n, m in module.named_modules() if n and "lora" not in n}
+            assert modes == ({True} if part in parts else {False}), (part, parts)
+
+
+def test_text_first_then_both_systems(root: Path, work: Path) -> None:
+    """A small language model of one's own: a text step, then adapters with registration."""
+    clips = root / "dump"
+    first = train(work, clips, "01", layout="none", train_parts=["llm"])
+    assert all(name.startswith("llm.") for name in state(first))
+    second = train(work, clips, "02", init_param=["01/latest.pth"], train_parts=["adapter", "speaker_adapter"],
+                   registration="mixed", registration_conf={"max_distractors": 2},
+                   projector="transformer", projector_conf={"heads": 2, "feed_forward": 16})
+    words = {name: value for name, value in state(first).items()}
+    assert all(torch.equal(state(second)[name], value) for name, value in words.items())
+    out = train(work, clips, "03", **{**DUAL, "layout": "time_concat", "layout_conf": {"anchors": 40}},
+                init_param=["01/latest.pth"], feature_cache=True)
+    model, args, _ = load_model(out, "speech_llm")
+    assert args.frame_shift == pytest.approx(0.04) and model.layout.length(40) == 2 * (1 + 40 + 2)
+    assert logits(model).shape[-1] == len(SpeechLLMTask.tokenizer(args))
+    archive = work / "model.zip"
+    assert "tokenizer/tokenizer.json" in pack(out, archive)
+    with zipfile.ZipFile(archive) as f:
+        f.extractall(work / "packed")
+    shutil.rmtree(work / "tokenizer")
+    torch.testing.assert_close(logits(load_model(work / "packed", "speech_llm")[0]), logits(model))
+
+
+def test_an_extractor_of_ones_own_is_written_into_the_checkpoints(root: Path, work: Path) -> None:
+    from espnet_mt_llm.encoders.campplus import CAMPPlus
+
+    step = work / "exp" / "speaker"
+    step.mkdir(parents=True)
+    torch.save(CAMPPlus(frozen=False, **EXTRACTOR).state_dict(), step / "latest.pth")
+    (step / "config.yaml").write_text(json.dumps({"encoder": "campplus", "encoder_conf": EXTRACTOR, "rate": 16000}))
+    (step / "history.json").write_text("[]")
+    conf = {**DUAL, "speaker_encoder_conf": {"checkpoint": str(step / "latest.pth")}}
+    out = train(work, root / "dump", "01", **conf)
+    published = work / "campplus_cn_common.bin"
+    torch.save(torch.load(step / "latest.pth"), published)
+    other = train(work, root / "dump", "02", **{**conf, "speaker_encoder_conf": {**EXTRACTOR, "checkpoint":
+                                                                              str(published)}})
+    shutil.rmtree(step)
+    model, args, _ = load_model(out, "speech_llm")
+    assert "checkpoint" not in args.speaker_encoder_conf
+    torch.testing.assert_close(model.speaker_encoder.state_dict(), torch.load(published))
+    assert not any(name.startswith("speaker_encoder") for name in state(other))
+    torch.testing.assert_close(load_model(other, "speech_llm")[0].speaker_encoder.state_dict(), torch.load(published))
+
+
+def test_cached_frames(root: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = work / "dump"
+    shutil.copytree(root / "dump", clips)
+    conf = {**DUAL, "num_workers": 0}
+    losses = {flag: history(train(work, clips, f"cache_{flag}", **conf, feature_cache=flag))[0]["valid"]["loss"]
+              for flag in (True, False)}
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+    folders = list((clips / "features").iterdir())
+    assert len(folders) == 1 and {p.name for p in folders[0].iterdir()} == {
+        f"{name}.0.{kind}" for name in ("semantic", "speaker") for kind in ("ark", "scp")}
+
+    heard = []
+    monkeypatch.setattr(SpeechLLM, "hear", lambda self, *a: heard.append(1))
+    train(work, clips, "cache_True", **{**conf, "max_epoch": 2}, feature_cache=True)
+    assert not heard  # neither in the epoch nor before
+    monkeypatch.undo()
+
+    train(work, clips, "layers", **{**conf, "encoder_conf": {**CONFIG["encoder_conf"], "num_blocks": 2}},
+          feature_cache=True)
+    assert len(list((clips / "features").iterdir())) == 2
+    later = folders[0].stat().st_mtime + 100
+    os.utime(clips / "mixtures.jsonl", (later, later))
+    assert not any(features._entries(folders[0], ("semantic", "speaker"), clips / "mixtures.jsonl").values())
+
+
+def test_debug_run(root: Path, work: Path) -> None:
+    out = train(work, root / "dump", "01", debug=True, max_epoch=9, llm_conf={"checkpoint": "nowhere"},
+                debug_conf={"llm_conf": {"config": LLM, "checkpoint": None}}, format="sot")
+    assert len(history(out)) == 2
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"train_parts": ["adaptor"]}, r"train_parts: unknown part 'adaptor'; did you mean 'adapter'\?"),
+    ({"train_parts": "adapter"}, r"train_parts: a list is expected, e.g. \[adapter\]"),
+    ({"train_parts": []}, "train_parts is empty; say what this step trains; this model has adapter, llm"),
+    ({"train_parts": ["llm_lora"]}, "this model has no llm_lora to train; it has adapter, llm"),
+    ({"layout": "none"}, "this model has no adapter to train; it has llm"),
+    ({"layout": "interleave", "speaker_encoder": None}, "speaker_encoder is missing; the layout 'interleave' needs"),
+    ({"registration": "match", "speaker_encoder": None}, "speaker_encoder is missing; the registration 'match' needs"),
+    ({"registration": "match", "train_parts": ["speaker_encoder"]}, "registration takes embeddings from a frozen"),
+    ({"registration": "match", "format": "sot"}, "the format sot names nobody"),
+    ({"registration": "over", "registration_conf": {"max_distractor": 3}}, "did you mean 'max_distractors'"),
+    ({"layout_conf": {"chunks": 3}, "layout": "interleave"}, r"layout_conf: unknown key 'chunks'; did you mean"),
+    ({"projector_conf": {"hiden": 3}}, r"projector_conf: unknown key 'hiden'; did you mean 'hidden'\?"),
+    ({"encoder_conf": {"layer": [1]}}, "encoder_conf: "),
+    ({"encoder_lora": {"targets": ["linear_x"]}}, "encoder_lora: targets: there is no layer 'linear_x'"),
+    ({"llm_conf": {"checkpiont": "x"}}, r"llm_conf: unknown key 'checkpiont'; did you mean 'checkpoint'\?"),
+    ({"model_conf": {"thresold": 0}}, r"model_conf: unknown key 'thresold'; did you mean 'threshold'\?"),
+    ({"chunk_conf": {"sizes": 0.4}, "layout": "interleave"}, "chunk_conf: sizes: 0.4 is no list of seconds"),
+    ({"tokenizer": None}, "tokenizer is missing; make one"),
+    ({"feature_cache": True, "train_parts": ["encoder"]}, "feature_cache .* excludes train_parts: encoder"),
+    ({"feature_cache": True, "speed_factors": [0.9]}, "feature_cache .* excludes speed_factors"),
+    ({"concatenate": {"second": 3}}, r"concatenate: unknown key 'second'; did you mean 'seconds'\?"),
+    ({"concatenate": {"seconds": 3}, "batch_positions": 0}, "concatenate needs batch_positions"),
+    ({"mixed_batches": True}, "mixed_batches and batch_positions are two ways"),
+    ({"batch_positions": 10}, "clip 'c0' of .* s takes .* positions, a batch has 10"),
+    ({"max_talkers": 1}, "2 speakers for 1 ids"),
+    ({"encoder_conf": {**CONFIG["encoder_conf"], "frontend_conf": {"stack": 5}}, "layout": "interleave"},
+     "the speaker encoder has a frame every 20 ms, the semantic stream every 50 ms: no whole multiple"),
+])
+def test_bad_configuration(root: Path, work: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(work, root / "dump", **changes)

@@ -1,0 +1,88 @@
+"""Batches by positions: limits, every clip once, the same in every process, clips in a row."""
+
+import math
+
+import numpy as np
+import pytest
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_mt_llm.common import UserError
+from espnet_mt_llm.train.position_batches import Concatenation, PositionBatches, Rows, Size
+
+LIMIT = 120
+
+
+def positions(seconds: float, tokens: int, speakers: int) -> int:
+    return 5 + math.ceil(seconds * 2) + tokens + 2 * speakers
+
+
+def clips_of(number: int, seed: int = 0) -> dict[str, Size]:
+    random = np.random.RandomState(seed)
+    return {f"c{i:03d}": Size(float(random.uniform(1, 20)), int(random.randint(1, 20)),
+                              frozenset(f"S{k}" for k in random.randint(0, 9, 2))) for i in range(number)}
+
+
+def row_size(clips: dict[str, Size], row: str) -> tuple[float, int, int]:
+    parts = [clips[name] for name in row.split(" ")]
+    return (sum(p.seconds for p in parts), sum(p.tokens for p in parts), len(frozenset().union(*(p.speakers
+                                                                                               for p in parts))))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 2**40), st.booleans())
+def test_limits_hold_and_each_clip_comes_once(number: int, seed: int, rows: bool) -> None:
+    clips = clips_of(number, seed % 1000)
+    concatenation = Concatenation(30.0, 5) if rows else None
+    batches = PositionBatches(clips, positions, LIMIT, concatenation)
+    drawn = batches._batches(seed)
+    assert sorted(name for batch in drawn for row in batch for name in row.split(" ")) == sorted(clips)
+    for batch in drawn:
+        sizes = [row_size(clips, row) for row in batch]
+        assert len(batch) * max(positions(*size) for size in sizes) <= LIMIT
+        for (seconds, _, speakers), row in zip(sizes, batch):
+            assert " " not in row or (rows and seconds <= 30.0 and speakers <= 5)
+    assert batches.generate(seed) == batches.generate(seed) and len(batches.generate(seed)) == len(batches)
+    if not rows:
+        assert sorted(n for batch in batches.generate(seed) for n in batch) == sorted(clips)
+
+
+def test_epochs_differ_and_rows_are_filled() -> None:
+    batches = PositionBatches(clips_of(60), positions, LIMIT, Concatenation(40.0, 8))
+    assert batches.generate(1) != batches.generate(2)
+    rows = [row for batch in batches.generate(1) for row in batch]
+    assert sum(" " in row for row in rows) > len(rows) / 2
+
+
+@pytest.mark.parametrize("rows", [None, Concatenation(30.0, 8)])
+def test_processes_share_the_batches(rows: Concatenation) -> None:
+    clips = clips_of(50)
+    parts = [PositionBatches(clips, positions, LIMIT, rows, rank, 3) for rank in range(3)]
+    drawn = [part.generate(7) for part in parts]
+    assert len({len(d) for d in drawn}) == 1 == len({len(p) for p in parts})
+    names = [n for d in drawn for batch in d for row in batch for n in row.split(" ")]
+    assert rows is not None or len(names) == len(set(names))
+
+
+def test_iterations_of_an_epoch_are_counted_over_epochs() -> None:
+    batches = PositionBatches(clips_of(50), positions, LIMIT, Concatenation(30.0, 8))
+    for iterations in (3, len(batches) + 3):
+        factory = SequenceIterFactory(list(range(3)), batches, num_iters_per_epoch=iterations, seed=1, shuffle=True)
+        for epoch in range(1, 8):
+            assert len(list(factory.build_iter(epoch).batch_sampler)) == iterations
+
+
+def test_a_clip_larger_than_a_batch_is_named() -> None:
+    with pytest.raises(UserError, match=r"clip 'long' of 90.0 s takes 192 positions, a batch has 120"):
+        PositionBatches({"long": Size(90.0, 5, frozenset("A"))}, positions, LIMIT)
+    with pytest.raises(UserError, match="fewer batches than processes"):
+        PositionBatches(clips_of(1), positions, LIMIT, world=2)
+    with pytest.raises(ValueError, match="expected more than 0"):
+        Concatenation(0.0)
+
+
+def test_reader_of_rows() -> None:
+    reader = Rows({"a": 1, "b": 2})
+    assert (reader["a"], reader["a b"], reader["b a b"], list(reader), len(reader)) == (1, (1, 2), (2, 1, 2),
+                                                                                       ["a", "b"], 2)
