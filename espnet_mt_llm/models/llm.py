@@ -151,7 +151,9 @@ def load_llm(checkpoint: str = "", config: Optional[Mapping[str, Any]] = None,
     if lora is not None:
         add_lora(model, lora, TARGETS, "llm_conf: lora")
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Renamed in transformers 5.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
     return LLM(model, bool(checkpoint), precision)
 
 

@@ -90,7 +90,8 @@ def batch_of() -> dict[str, Any]:
         row[size:] = 0
     return {"speech": speech, "speech_lengths": lengths, "prompt": pad(prompts),
             "prompt_lengths": torch.tensor([7, 3, 6]), "target": pad(targets),
-            "target_lengths": torch.tensor([4, 2, 6]), "types": pad(kinds), "weights": (pad(kinds) == 2).float() * 3, "overlapped": (pad(targets) == 9).long(),
+            "target_lengths": torch.tensor([4, 2, 6]), "types": pad(kinds),
+            "weights": (pad(kinds) == 2).float() * 3, "overlapped": (pad(targets) == 9).long(),
             "enrolled": torch.randn(3, 2, E, generator=g), "utt_id": ["a", "b", "c"]}
 
 
