@@ -314,7 +314,10 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
     if tcp_collar is not None:
         _check_times(hypothesis, hyp / "hyp.seglst.json")
     signals = score_signals(reference, ref, hyp, decode, sweep_diarization, nj)
-    clips, num_exact = score_set(reference, hypothesis, counts, convention)
+    reads = "recognition" in decode.get("heads", ["recognition"])
+    # What a model was never asked to read is no error: without words to find there are no rates of words.
+    words = reference if reads else {c: [{**s, "words": ""} for s in said] for c, said in reference.items()}
+    clips, num_exact = score_set(words, hypothesis, counts, convention)
     by_number = {str(n): [c for c in clips if c.num_speakers == n] for n in sorted({c.num_speakers for c in clips})}
     bins = answers.by_overregistered(clips, given.overregistered) if given and given.overregistered else {}
     unparsable = given.unparsable_clips if given else ()
@@ -330,7 +333,7 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
         **({"by_overregistered": {n: _set_dict(part, convention) for n, part in bins.items()}} if bins else {}),
         "speed": _speed(decode, decode_path),
         "conventions": {**_conventions(convention, given, counts, num_exact, len(clips)), **signals.conventions()},
-        "missing_hypotheses": [c.clip for c in clips if c.missing and c.clip not in unparsable],
+        "missing_hypotheses": [c.clip for c in clips if reads and c.missing and c.clip not in unparsable],
         **({"warnings": list(signals.warnings)} if signals.warnings else {}),
         "reference": str(ref),
         "commit": now["commit"],

@@ -102,6 +102,14 @@ def test_a_clip_without_hypothesis_is_deleted_and_reported(decoded, capsys):
     assert score["sessions"]["c2"]["cp"] == [7, 7, 0, 7, 0] and score["sessions"]["c2"]["predicted"] == 0
 
 
+@pytest.mark.parametrize("heads, length", [(["diarization"], 0), (["diarization", "recognition"], 2)])
+def test_a_model_that_reads_nothing_has_no_rates_of_words(tmp_path, write, heads, length):
+    ref, hyp = write(tmp_path, "test", {"c1": [("A", 0.0, 1.0, "red ship")]}, [], {"c1": 1}, heads=heads)
+    score = score_decode(ref, hyp)
+    assert score["metrics"]["cp"]["length"] == length and score["count"]["accuracy"] == 1
+    assert (score["metrics"]["cp"]["rate"], score["missing_hypotheses"]) == ((1, ["c1"]) if length else (None, []))
+
+
 def test_without_decode_json_and_counts(decoded):
     ref, hyp = decoded
     (hyp / "decode.json").unlink()
