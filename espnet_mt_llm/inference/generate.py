@@ -156,8 +156,8 @@ class _Stop:
         return ended
 
     def ended(self, ids: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
-        """Say which rows are through ``(R,)``; once they are, they have an end token: that fills them up."""
-        return torch.isin(ids, self.ends).any(1) | self.early(ids, limit)
+        """Say which rows are through ``(R,)``; what fills them up from then on is an end token."""
+        return (ids[:, -1:] == self.ends).any(1) | self.early(ids, limit)
 
     def all_or_half(self, ids: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
         """As :meth:`ended`, and as if all were through when half of them are."""

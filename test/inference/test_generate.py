@@ -175,7 +175,7 @@ def test_no_ngram_occurs_twice(looping: LLM, mode: str, repeated: bool) -> None:
 def test_stop_in_a_beam() -> None:
     """Two candidates of each of two clips."""
     stop = _Stop(torch.tensor([0, 1]), 4, 3)
-    ids = torch.tensor([[2, 3, 4, 5, 6, 7, 7, 7], [2, 3, 4, 5, 6, 7, 8, 7], [2] * 8, [2, 1, 3, 3, 3, 3, 3, 4]])
+    ids = torch.tensor([[2, 3, 4, 5, 6, 7, 7, 7], [2, 3, 4, 5, 6, 7, 8, 7], [2] * 8, [2, 4, 3, 3, 3, 3, 3, 1]])
     assert stop.early(ids, torch.tensor([9, 8])).tolist() == [True, False, True, True]
     assert stop.ended(ids, torch.tensor([9, 9])).tolist() == [True, False, True, True]
     assert stop.early(ids[:, :7], torch.tensor([9, 9])).tolist() == [False] * 4  # loops are not looked for here

@@ -10,6 +10,9 @@ import pytest
 
 
 @pytest.mark.parametrize("name, options, names", [
+    ("decode_llm", ["--clips", "2", "--seconds", "2", "--batches", "1", "2", "--size", "16", "--vocabulary", "60",
+                    "--mean_tokens", "20", "--beam", "2", "--repeats", "1"],
+     ["greedy, batch 1", "greedy, batch 2", "beam 2, batch 1"]),
     ("decode_rtf", ["--clips", "4", "--repeats", "1"], ["decode, batch 1", "decode, batch 16"]),
     ("layouts", ["--batch", "2", "--seconds", "3", "--size", "32", "--wide", "32", "--tokens", "5", "--repeats", "1"],
      ["interleave 1:1, width 32, forward and backward", "interleave 1:.25, width 32, forward and backward",
@@ -52,5 +55,5 @@ def test_a_benchmark_writes_its_rows(repository: Path, tmp_path: Path, name: str
 
 def test_there_is_a_test_for_each(repository: Path) -> None:
     names = {path.stem for path in (repository / "tools/bench").glob("*.py")}
-    assert names == {"report", "decode_rtf", "layouts", "librimix", "make_clips", "permutation", "prepare_alimeeting",
-                     "simulate_mixtures", "validate_data_dir"}
+    assert names == {"report", "decode_llm", "decode_rtf", "layouts", "librimix", "make_clips", "permutation",
+                     "prepare_alimeeting", "simulate_mixtures", "validate_data_dir"}
