@@ -86,8 +86,8 @@ def checkout(make_checkout: Callable, tmp_path: Path) -> Callable[[str], Checkou
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test with a ``row`` for each one; the tests of a recipe share a worker of pytest-xdist: it runs once."""
     if "row" in metafunc.fixturenames:
-        metafunc.parametrize("row", [pytest.param(row, id=row.recipe, marks=pytest.mark.xdist_group(row.recipe))
-                                     for row in read_rows()])
+        metafunc.parametrize("row", [pytest.param(row, id=f"{row.recipe}-{row.system}",
+                                                  marks=pytest.mark.xdist_group(row.recipe)) for row in read_rows()])
 
 
 @pytest.fixture(scope="session")
@@ -114,15 +114,25 @@ def corpora_of(request: pytest.FixtureRequest) -> Callable[[Row], dict[str, str]
 
 @pytest.fixture(scope="session")
 def finished(make_checkout: Callable, corpora_of: Callable, rows: list[Row],
-             tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Checkout, str]]:
-    """Run a recipe as its row says, once for all tests: the recipe, not to be changed, and what it printed."""
+             tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Checkout, str]]:
+    """Run a recipe as its row says, once for all tests: the recipe, not to be changed, and what it printed.
+
+    The first row of a recipe is that of a whole run; the other systems go on with the data that it has made.
+    """
 
     @functools.lru_cache(maxsize=None)
-    def run(recipe: str) -> tuple[Checkout, str]:
-        row, = [row for row in rows if row.recipe == recipe]
-        checkout = make_checkout(recipe, tmp_path_factory.mktemp(recipe))
+    def run(row: Row) -> tuple[Checkout, str]:
+        first = first_of(row.recipe)
+        checkout, printed = (make_checkout(row.recipe, tmp_path_factory.mktemp(row.recipe)), "") if row is first else \
+            run(first)
         program, *options = shlex.split(row.command)
         assert program == "./run.sh"
-        return checkout, checkout.run(*options, **corpora_of(row))
+        return checkout, printed + checkout.run(*options, **corpora_of(row))
 
-    return run
+    def first_of(recipe: str) -> Row:
+        return next(row for row in rows if row.recipe == recipe)
+
+    def find(recipe: str, system: str = "") -> tuple[Checkout, str]:
+        return run(next((row for row in rows if (row.recipe, row.system) == (recipe, system)), first_of(recipe)))
+
+    return find

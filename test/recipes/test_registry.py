@@ -21,7 +21,7 @@ def test_every_recipe_has_a_row(rows: list) -> None:
 
 
 def test_recipe(row: Any, finished: Callable) -> None:
-    checkout, printed = finished(row.recipe)
+    checkout, printed = finished(row.recipe, row.system)
     scores = []
     for pattern in row.files.split():
         found = list(checkout.path.glob(pattern))
