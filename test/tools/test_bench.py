@@ -14,6 +14,9 @@ import pytest
                     "--mean_tokens", "20", "--beam", "2", "--repeats", "1"],
      ["greedy, batch 1", "greedy, batch 2", "beam 2, batch 1"]),
     ("decode_rtf", ["--clips", "4", "--repeats", "1"], ["decode, batch 1", "decode, batch 16"]),
+    ("feature_cache", ["--clips", "2"],
+     [f"{system}: {what}" for system in ("speakerlm", "dual")
+      for what in ("an epoch on cached frames", "what comes before the first epoch")]),
     ("layouts", ["--batch", "2", "--seconds", "3", "--size", "32", "--wide", "32", "--tokens", "5", "--repeats", "1"],
      ["interleave 1:1, width 32, forward and backward", "interleave 1:.25, width 32, forward and backward",
       "time_concat, width 32, forward and backward",
@@ -38,6 +41,7 @@ import pytest
      [f"{what}, {talkers} talkers{how}" for talkers in (2, 3)
       for what, how in (("epoch", ", streamed"), ("first pass", ", streamed"), ("written with sources", ""),
                         ("drawn (manifest)", ""))]),
+    ("ume_step", ["--clips", "1", "--seconds", "1", "--repeats", "1"], ["joint step, small"]),
     ("validate_data_dir", ["--utterances", "300", "--repeats", "1"],
      ["validate 300 utterances x 4 files, one core"]),
 ])
@@ -55,5 +59,5 @@ def test_a_benchmark_writes_its_rows(repository: Path, tmp_path: Path, name: str
 
 def test_there_is_a_test_for_each(repository: Path) -> None:
     names = {path.stem for path in (repository / "tools/bench").glob("*.py")}
-    assert names == {"report", "decode_llm", "decode_rtf", "layouts", "librimix", "make_clips", "permutation",
-                     "prepare_alimeeting", "simulate_mixtures", "validate_data_dir"}
+    assert names == {"report", "decode_llm", "decode_rtf", "feature_cache", "layouts", "librimix", "make_clips",
+                     "permutation", "prepare_alimeeting", "simulate_mixtures", "ume_step", "validate_data_dir"}
