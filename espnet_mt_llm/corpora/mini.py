@@ -4,6 +4,10 @@ Fact sheet. 62 speakers: each is another espeak-ng voice variant with its own pi
 them train, 6 are for development, 8 for test. 2,400 + 200 + 300 utterances of 3-7 words, 1.4 hours, 16 kHz mono (made
 at 22.05 kHz). English: 61 words. Mandarin (``lang="zh"``): 42 words, transcripts in characters. Unseen in test are
 the speakers and every sentence (a sentence belongs to one split, by its hash). All words occur in every split.
+
+Beside each split there is its crowd, many voices that say little: each variant of the split at four pitches and speeds,
+and in the test eight further variants. 192 + 24 + 64 speakers, called by names of three letters; 16, 8 and 16
+utterances each, 2 hours. Conversations are made of them, and others than who talks can be registered.
 Silence before and after is cut to 20 ms, so segments are tight. The recordings lie in ``<root>/<lang>/<speaker>/``.
 """
 
@@ -19,8 +23,8 @@ from espnet_mt_llm.corpora.espeak import speak
 from espnet_mt_llm.datadir.audio import duration, write_audio
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id
 
-NUM_UTTERANCES = {"train": 2400, "dev": 200, "test": 300}
-DEBUG_NUM_UTTERANCES = {"train": 96, "dev": 12, "test": 16}
+NUM_UTTERANCES = {"train": 2400, "dev": 200, "test": 300, "train_crowd": 3072, "dev_crowd": 192, "test_crowd": 1024}
+DEBUG_NUM_UTTERANCES = {"train": 96, "dev": 12, "test": 16, "train_crowd": 32, "dev_crowd": 24, "test_crowd": 32}
 RATE = 16000
 _VERSION = 1  # of the making; another one makes the recordings again
 
@@ -32,6 +36,11 @@ VARIANTS = {
     "dev": "f5 m6 Gene aunty robert victor".split(),
     "test": "f3 m3 Andrea paul linda gustave Lee belinda".split(),
 }
+# Of the crowd of the test alone; a recogniser makes as many errors on them as on the others.
+MORE_VARIANTS = {"test": "Jacky Storm Tweaky marcelo ed klatt klatt4 klatt5".split()}
+CROWD = "_crowd"
+_REGISTERS = 4  # voices of a variant in a crowd
+_GROUP = 8  # voices of a crowd that are there before the next ones, so that a small crowd has few voices
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,9 @@ class _Recording:
 
 
 def speakers_of(name: str, seed: int) -> list[Speaker]:
-    """Return the speakers of a split; their manner of speaking is drawn from the seed."""
+    """Return the speakers of a split or of its crowd; their manner of speaking is drawn from the seed."""
+    if name.endswith(CROWD):
+        return _crowd_of(name.removesuffix(CROWD), seed)
     found = []
     for variant in VARIANTS[name]:
         chance = Chance(seed, "mini speaker", variant)
@@ -140,21 +151,49 @@ def speakers_of(name: str, seed: int) -> list[Speaker]:
     return found
 
 
+def _crowd_of(split: str, seed: int) -> list[Speaker]:
+    """Return the crowd of a split: all variants in the first register, then all in the second one, and so on."""
+    ids = iter(_names(split, seed))
+    found = []
+    for register in range(_REGISTERS):
+        for variant in _crowd_variants(split):
+            chance = Chance(seed, "mini crowd", variant, register)
+            speed, pitch = 140 + chance.index(51), 20 + 15 * register + chance.index(6)
+            found.append(Speaker(next(ids), variant, speed, pitch, 35 + chance.index(31)))
+    return found
+
+
+def _crowd_variants(split: str) -> list[str]:
+    return [*VARIANTS[split], *MORE_VARIANTS.get(split, ())]
+
+
+def _names(split: str, seed: int) -> list[str]:
+    """Return the names of the crowd of a split, drawn from all of three letters that sound like one."""
+    possible = [a + b + c for a in "bdfghjklmnrtvz" for b in "aeiou" for c in "lmnrs"]
+    drawn = iter(Chance(seed, "mini names").sample(possible, len(possible)))
+    taken = {name: [next(drawn) for _ in range(_REGISTERS * len(_crowd_variants(name)))] for name in VARIANTS}
+    return taken[split]
+
+
 def split_of(sentence: str) -> str:
     """Return the one split that a sentence may occur in: 7 of 10 sentences train, 1 dev, 2 test."""
     return ("dev", "test", "test")[place] if (place := derive_seed("mini", sentence) % 10) < 3 else "train"
 
 
 def draw_recordings(name: str, number: int, lang: str, root: Path, seed: int) -> list[_Recording]:
-    """Draw the recordings of a split; the speakers take turns, and the first ones do not depend on ``number``."""
+    """Draw the recordings of a split or a crowd; speakers take turns, and the first do not depend on ``number``."""
     grammar = GRAMMARS[lang]
     speakers = speakers_of(name, seed)
+    crowd = name.endswith(CROWD)
+    # A crowd comes in groups: all that its first voices say, then the next ones.
+    together = _GROUP if crowd else len(speakers)
+    block = NUM_UTTERANCES[name] // len(speakers) * together if crowd else number
     recordings = []
     for index in range(number):
-        speaker = speakers[index % len(speakers)]
+        speaker = speakers[index // block * together + index % together]
         chance = Chance(seed, "mini", lang, name, index)
         text = grammar.draw(chance)
-        while split_of(text) != name:
+        while split_of(text) != name.removesuffix(CROWD):
             text = grammar.draw(chance)
         out = root / lang / speaker.id / f"mini_{lang}_{name}_{index:05d}.flac"
         recordings.append(_Recording(str(out), f"{grammar.voice}+{speaker.variant}", text, speaker))
@@ -163,7 +202,7 @@ def draw_recordings(name: str, number: int, lang: str, root: Path, seed: int) ->
 
 def prepare(root: Pathlike, out: Pathlike, lang: str = "en", num_utterances: Optional[Mapping[str, int]] = None,
             seed: int = 1, nj: int = 1) -> dict[str, int]:
-    """Make the recordings below ``root`` and the data directories ``out/{train,dev,test}``; return set -> utterances.
+    """Make the recordings below ``root`` and the data directories ``out/<set>``; return set -> utterances.
 
     A second run gives the same bytes and makes only what is missing; a smaller corpus is the beginning of a larger one.
 

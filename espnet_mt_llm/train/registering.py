@@ -29,6 +29,8 @@ class Registering:
         num_stretches: at most so many are averaged for a speaker.
         max_distractors, min_distractors: N_ov is drawn between them.
         seed: of the draws for validation, which are the same in every epoch.
+        shuffle_names: call speakers by names of the set that are drawn for each clip: where voices are few, a model
+            could learn their names by heart and pass over what is registered.
     """
 
     mode: str = "none"
@@ -36,6 +38,7 @@ class Registering:
     max_distractors: int = 50
     min_distractors: int = 1
     seed: int = 0
+    shuffle_names: bool = False
 
     def __post_init__(self) -> None:
         if self.num_stretches < 1 or not 1 <= self.min_distractors <= self.max_distractors:
@@ -115,7 +118,10 @@ class Registrar:
                             f"'{clips[0]}'; use the registration match, or a larger set")
         chosen = choose(mode, known, made.distractors, chance, settings.max_distractors, settings.min_distractors)
         stretches = [made.speakers.get(spk) or self._any(spk, chance) for spk in chosen]
-        return Registered(chosen, {spk: self.names[spk] for spk in chosen}, stretches)
+        names = [self.names[spk] for spk in chosen]
+        if settings.shuffle_names:
+            names = chance.sample(list(self.names.values()), len(chosen))
+        return Registered(chosen, dict(zip(chosen, names)), stretches)
 
     def expected(self, speakers: int) -> float:
         """Return how many are registered on average with a clip of so many speakers."""

@@ -148,21 +148,36 @@ stage_clips() {
 }
 
 make_enrolment() { # SET
-    local options=()
+    local step options=()
     # Training draws from the pool of stretches anew each time; for the other sets the choice is made here.
+    for step in "${steps[@]}"; do
+        if [ "$1" = "$(set_of "${step}" train)" ]; then options=(--registration false); fi
+    done
     if [ "$1" = "${train_set}" ]; then options=(--registration false); fi
+    # shellcheck disable=SC2086
     run ${python} -m espnet_mt_llm.bin.make_enrolment --data_dir "${datadir}/$1" --dump_dir "${dumpdir}/$1" \
-        "${options[@]}"
+        "${options[@]}" ${enrol_args}
+}
+
+enrolment_sets() { # every set whose speakers are enrolled: by the option, and for steps that need it
+    local step sets=
+    if ${enrolment}; then sets="${train_set} ${valid_set} ${test_sets}"; fi
+    for step in "${steps[@]}"; do
+        if registers "${step}" || [ "$(task_of "${step}")" = speaker ]; then
+            sets+=" $(set_of "${step}" train) $(set_of "${step}" valid) ${test_sets}"
+        fi
+    done
+    # shellcheck disable=SC2086
+    once ${sets}
 }
 
 stage_enroll() {
-    if ! ${enrolment}; then
-        log "stage enroll: this recipe registers no speakers, nothing to do"
+    local set
+    if [ -z "$(enrolment_sets)" ]; then
+        log "stage enroll: no speakers are registered, nothing to do"
         return
     fi
-    local set
-    # shellcheck disable=SC2086
-    for set in $(once ${train_set} ${valid_set} ${test_sets}); do
+    for set in $(enrolment_sets); do
         made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
         inputs=("${datadir}/${set}" "${dumpdir}/${set}/supervision") outputs=("${dumpdir}/${set}/enrolment")
         unit "${dumpdir}/.done/enrolment.${set}" make_enrolment "${set}"
@@ -174,8 +189,23 @@ make_tokens() {
         --token_type "${token_type}" --nbpe "${nbpe}" --profile "${profile}" --out "${token_list}"
 }
 
+make_llm_tokenizer() {
+    local size=()
+    if [ "${token_type}" = bpe ]; then size=(--vocab_size "${nbpe}"); fi
+    run ${python} -m espnet_mt_llm.bin.make_llm_tokenizer --supervision "${dumpdir}/${train_set}/supervision" \
+        --kind "${token_type}" --profile "${profile}" --out "${llm_tokenizer}" "${size[@]}"
+}
+
 stage_tokens() {
+    local step
     made_by clips "${dumpdir}/.done/clips.${train_set}" "${dumpdir}/${train_set}/supervision"
     inputs=("${dumpdir}/${train_set}/supervision") outputs=("${token_list}")
     unit "${datadir}/.done/tokens.${token_type}" make_tokens
+    for step in "${steps[@]}"; do
+        if own_llm "${step}"; then
+            outputs=("${llm_tokenizer}/tokenizer.json")
+            unit "${datadir}/.done/llm_tokenizer.${token_type}" make_llm_tokenizer
+            break
+        fi
+    done
 }

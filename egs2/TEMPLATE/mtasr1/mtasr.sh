@@ -36,11 +36,13 @@ token_type=                 # word, char or bpe; default by language
 nbpe=500                    # number of units for token_type bpe
 profile=                    # text normalisation; default by language
 unit=                       # errors are counted in words or characters (word, char); default by language
-enrolment=false             # list what speakers can be registered from (stage 4)
+enrolment=false             # list what speakers can be registered from (stage 4); a system that registers them asks for it
+enrol_args=                 # further options of listing it, e.g. "--min 1.5"
 # Training and decoding
 train_args=                 # further options of the training command, e.g. "--max_epoch 3"
 on_change=restart           # training step whose inputs changed: restart (the old one moves to exp/.old) or resume
-inference_config=           # decoding configurations, default: conf/decode_<task>.yaml
+inference_config=           # decoding configurations, default: conf/decode_<task>.yaml, and _match and _over of a system
+                            # that registers speakers
 inference_args=             # further options of the decoding command
 gpu_inference=false         # decode on a GPU
 score_args=                 # further options of scoring, e.g. "--sweep_diarization true"
@@ -90,6 +92,8 @@ made_by() { # STAGE STAMP PATH [OPTIONS]: stop unless an earlier stage has finis
     if ${dry_run} || { [ -e "$2" ] && [ -e "$3" ]; }; then return; fi
     local why="is not there"
     if [ -e "$3" ]; then why="is not finished"; fi
+    # Another system has sets and tokens of its own.
+    if [ "${system}" != sctc ]; then set -- "$@" --system "${system}"; fi
     fail "stage ${current} needs $3, which ${why}; run stage $(stage_number "$1" stage) ($1) first:" \
         "$(command_line --stage "$1" --stop_stage "$1" "${@:4}")"
 }
@@ -131,42 +135,77 @@ unit() {
     new=$((new + 1))
 }
 
+# A STEP of training is called <system>/<NN_task_what>, as its configuration conf/<system>/<NN_task_what>.yaml.
+
+started_from() { # STEP: the steps of other systems that it starts from
+    sed -nE 's#^[^\#]*\.\./([A-Za-z0-9_]+/[0-9]{2}_[A-Za-z0-9_]+)/.*#\1#p' "conf/$1.yaml" | sort -u
+}
+
+steps_of() { # SYSTEM [NAME]: its steps, up to that of this name; before each one those of other systems it starts from
+    local file name from
+    for file in "conf/$1"/[0-9][0-9]_*_*.yaml; do
+        name=$(basename "${file}" .yaml)
+        for from in $(started_from "$1/${name}"); do
+            steps_of "${from%/*}" "${from#*/}"
+        done
+        echo "$1/${name}"
+        if [ "${name}" = "${2:-}" ]; then break; fi
+    done
+}
+
+stamp_of() { # STEP
+    echo "${expdir}/.done/train.${1/\//.}"
+}
+
 set_of() { # STEP train|valid: the set that a training step names in its configuration, or else the run's
     local named default=$2_set
-    named=$(sed -nE "s/^$2_set: *([A-Za-z0-9_.-]+).*/\1/p" "conf/${system}/$1.yaml")
+    named=$(sed -nE "s/^$2_set: *([A-Za-z0-9_.-]+).*/\1/p" "conf/$1.yaml")
     echo "${named:-${!default}}"
 }
 
 task_of() { # STEP: the task in NN_<task>_<what>, the longest name that there is a training command for
-    local name=${1#*_}
+    local name=${1##*/}
+    name=${name#*_}
     while [ ! -e "${MAIN_ROOT}/espnet_mt_llm/bin/train_${name}.py" ]; do
-        [[ ${name} == *_* ]] || fail "conf/${system}/$1.yaml: no task is called so; name it NN_<task>_<what>.yaml," \
+        [[ ${name} == *_* ]] || fail "conf/$1.yaml: no task is called so; name it NN_<task>_<what>.yaml," \
             "tasks: $(cd "${MAIN_ROOT}/espnet_mt_llm/bin" && printf '%s ' train_*.py | sed 's/train_//g; s/\.py//g')"
         name=${name%_*}
     done
     echo "${name}"
 }
 
+registers() { # STEP: does it register speakers?
+    grep -qE '^registration: *(match|over|mixed)' "conf/$1.yaml"
+}
+
+own_llm() { # STEP: does its language model begin from a configuration, and need the tokenizer of stage 5?
+    [ "$(task_of "$1")" = speech_llm ] || return 1
+    ${debug} || ! awk '/^[a-z_]+:/ {key = $1} key == "llm_conf:" && /checkpoint:/ {found = 1} END {exit !found}' \
+        "conf/$1.yaml"
+}
+
 train_step() { # STEP TASK TRAIN-SET VALID-SET
-    local dir=${expdir}/${system}/$1 to_old options=()
+    local dir=${expdir}/$1 to_old options=()
     if ${debug}; then options=(--debug true); fi
+    if own_llm "$1"; then options+=(--tokenizer "${llm_tokenizer}"); fi
     if ! ${printing} && [ "${choice}" = restart ] && [ "${on_change}" = restart ] && [ -e "${dir}" ]; then
-        to_old=${expdir}/.old/$(date +%Y%m%d-%H%M%S)-$$/${system}
+        to_old=${expdir}/.old/$(date +%Y%m%d-%H%M%S)-$$/${1%/*}
         mkdir -p "${to_old}"
         mv "${dir}" "${to_old}/"
         log "the earlier ${dir} is now in ${to_old}; --on_change resume would have continued it"
     fi
-    if ! ${printing}; then log "stage train: $1, log: ${dir}/train.log"; fi
+    if ! ${printing}; then log "stage train: ${1#"${system}/"}, log: ${dir}/train.log"; fi
     # shellcheck disable=SC2086
-    run ${cuda_cmd} --gpu "${ngpu}" --num-threads "${num_threads}" --name "$1" "${dir}/train.log" \
-        ${python} -m "espnet_mt_llm.bin.train_$2" --config "conf/${system}/$1.yaml" \
+    run ${cuda_cmd} --gpu "${ngpu}" --num-threads "${num_threads}" --name "${1#*/}" "${dir}/train.log" \
+        ${python} -m "espnet_mt_llm.bin.train_$2" --config "conf/$1.yaml" \
         --token_list "${token_list}" --token_type "${token_type}" --profile "${profile}" --rate "${fs}" \
         --train_dir "${dumpdir}/$3" --valid_dir "${dumpdir}/$4" --output_dir "${dir}" \
         --ngpu "${ngpu}" "${options[@]}" ${train_args}
 }
 
 stage_train() {
-    local set step task learns checks before=()
+    local set step task learns checks stamp from
+    local -A before=()  # of each system the step before
     for step in "${steps[@]}"; do
         for set in $(set_of "${step}" train) $(set_of "${step}" valid); do
             made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
@@ -174,13 +213,18 @@ stage_train() {
     done
     made_by tokens "${datadir}/.done/tokens.${token_type}" "${token_list}"
     for step in "${steps[@]}"; do
+        stamp=$(stamp_of "${step}")
+        # Another system that this one starts from is trained where it is not; by itself it may have other options.
+        if [ "${step%/*}" != "${system}" ] && [ -e "${stamp}" ] && ! ${dry_run}; then continue; fi
         task=$(task_of "${step}") learns=$(set_of "${step}" train) checks=$(set_of "${step}" valid)
         # A step starts from what the one before it has learnt: when that ran again, this one does.
-        inputs=("conf/${system}/${step}.yaml" "${token_list}" "${before[@]}")
+        inputs=("conf/${step}.yaml" "${token_list}")
+        for from in ${before[${step%/*}]:-} $(started_from "${step}"); do inputs+=("$(stamp_of "${from}")"); done
+        if own_llm "${step}"; then inputs+=("${llm_tokenizer}"); fi
         inputs+=("${dumpdir}/${learns}" "${dumpdir}/${checks}")
-        outputs=("${expdir}/${system}/${step}/train.log")
-        unit "${expdir}/.done/train.${system}.${step}" train_step "${step}" "${task}" "${learns}" "${checks}"
-        before=("${expdir}/.done/train.${system}.${step}")
+        outputs=("${expdir}/${step}/train.log")
+        unit "${stamp}" train_step "${step}" "${task}" "${learns}" "${checks}"
+        before[${step%/*}]=${step}
     done
 }
 
@@ -198,7 +242,7 @@ decode_set() { # SET CONFIGURATION TASK
 
 stage_decode() {
     local set config last_task trained=${expdir}/.done/train.${system}.${last_step}
-    last_task=$(task_of "${last_step}")
+    last_task=$(task_of "${system}/${last_step}")
     made_by train "${trained}" "${model_dir}"
     for config in ${inference_config}; do
         [ -e "${config}" ] || fail "${config}: no such file; give --inference_config"
@@ -314,6 +358,7 @@ if ${debug}; then top=debug/; fi
 if [ "${lang}" != "${recipe_lang}" ]; then top+=${lang}/; fi
 datadir=${top}${datadir} dumpdir=${top}${dumpdir} expdir=${top}${expdir}
 token_list=${datadir}/token_list/${token_type}/tokens.txt
+llm_tokenizer=${datadir}/llm_tokenizer/${token_type}
 
 cores=$(env -u OMP_NUM_THREADS nproc)
 nj=${nj:-${cores}}
@@ -335,12 +380,18 @@ done
 steps=("conf/${system}"/[0-9][0-9]_*_*.yaml)
 [ ${#steps[@]} -gt 0 ] || [ "${last}" -lt 6 ] ||
     fail "--system ${system}: no conf/${system}/NN_<task>_<what>.yaml; systems of this recipe: $(cd conf && echo */)"
-steps=("${steps[@]#"conf/${system}/"}")
-steps=("${steps[@]%.yaml}")
 if [ ${#steps[@]} -gt 0 ]; then
-    last_step=${steps[-1]}
+    # shellcheck disable=SC2046
+    read -r -a steps <<<"$(once $(steps_of "${system}"))"
+    last_step=${steps[-1]#*/}
     model_dir=${expdir}/${system}/${last_step}
-    inference_config=${inference_config:-conf/decode_$(task_of "${last_step}").yaml}
+    if [ -z "${inference_config}" ]; then
+        inference_config=conf/decode_$(task_of "${steps[-1]}")
+        if registers "${steps[-1]}"; then
+            inference_config="${inference_config}.yaml ${inference_config}_match.yaml ${inference_config}_over"
+        fi
+        inference_config+=.yaml
+    fi
 fi
 
 trap said_why EXIT
