@@ -3,10 +3,17 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+# A system that writes down whole conversations is tested on conversations.
+test_sets="test_1mix test_2mix test_3mix"
+case " $*" in
+    *" --system dual"* | *" --system speakerlm"*) test_sets=test_conv ;;
+esac
+
 ./mtasr.sh \
     --system sctc \
     --recipe_lang en \
     --train_set train_mix \
     --valid_set dev_mix \
-    --test_sets "test_1mix test_2mix test_3mix" \
+    --test_sets "${test_sets}" \
+    --enrol_args "--min 1.2" \
     "$@"
