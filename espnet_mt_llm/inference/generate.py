@@ -105,9 +105,21 @@ class Generator:
         stop = _Stop(torch.tensor(self.ends, device=embeds.device), self.loop_period, loop_times)
         if self.beam_size == 1:
             return self._greedy(embeds, mask, limit, ngrams, stop)
+        return self._beam(embeds, mask, limit, ngrams, stop)
+
+    def _beam(self, embeds: torch.Tensor, mask: torch.Tensor, limit: torch.Tensor, ngrams: Optional[torch.Tensor],
+              stop: "_Stop") -> list[list[int]]:
+        """Search with a beam; its rows share what the model makes of their input, all but the last position."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.llm.model.config)
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        self.llm.model.base_model(inputs_embeds=embeds[:, :-1], attention_mask=mask[:, :-1],
+                                  position_ids=places[:, :-1], past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(self.beam_size)
         return self.llm.model.generate(
-            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=int(limit.max()),
-            stopping_criteria=[lambda ids, _: stop.early(ids, limit)],
+            inputs_embeds=embeds[:, -1:].expand(-1, mask.size(1), -1), attention_mask=mask, past_key_values=cache,
+            max_new_tokens=int(limit.max()), stopping_criteria=[lambda ids, _: stop.early(ids, limit)],
             logits_processor=[] if ngrams is None else [_NoRepeat(ngrams)]).tolist()
 
     def _greedy(self, embeds: torch.Tensor, mask: torch.Tensor, limit: torch.Tensor, ngrams: Optional[torch.Tensor],
