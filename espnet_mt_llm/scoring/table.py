@@ -371,6 +371,7 @@ def readme_block(scores: Sequence[Score], rows: Sequence[Row], clips: str = "") 
     for env in environments(scores):
         parts.append("Environment: " + ", ".join(f"{k} {_md(v)}" for k, v in env.items()))
     commands = dict.fromkeys(c for s in scores for c in (s["decoding"].get("command"), s["command"]) if c)
+    commands |= dict.fromkeys(r.command for r in others if r.command)
     if commands:
         parts.append("<details><summary>Commands</summary>\n\n```\n" + "\n".join(commands) + "\n```\n\n</details>")
     return "\n\n".join(parts)
