@@ -252,7 +252,8 @@ def test_several_processes_draw_the_same(sources, config):
 
 def test_a_mistake_in_a_process_is_the_users(sources):
     with pytest.raises(UserError, match="never within duration"):
-        list(draw_mixtures(Sources.of(sources.path), configuration(duration=0.9, num_mixtures={3: 20}), "talk", None, 2))
+        config = configuration(duration=0.9, num_mixtures={3: 20})
+        list(draw_mixtures(Sources.of(sources.path), config, "talk", None, 2))
 
 
 def test_sets_are_written_and_streamed_alike_with_the_same_bytes(sources, config, tmp_path):
