@@ -56,6 +56,8 @@ def stretch_embeddings(dump_dir: Pathlike, encoder: Extractor, key: str = "", de
 
     folder = _folder(dump_dir, encoder, key)
     entries = extract(dump_dir, encoder, folder.name, device)
+    if not entries:
+        return {}
     path = folder / "enroll.scp"
     if list(_current(path, dump_dir)) != list(entries):
         _write(path, ((name, kaldiio.load_mat(entry)) for name, entry in entries.items()))
