@@ -49,7 +49,7 @@ class PositionBatches(AbsSampler):
     """Batches of clips of like size, of at most ``batch_positions`` with their padding, drawn anew each epoch.
 
     All epochs have the same number of batches, as a shorter or longer list would not fit the counts of the training
-    loop: with concatenation it is that of the first draw, and a few batches more or less are left out or repeated.
+    loop: it is that of the first draw, and a few batches more or less are left out or repeated.
 
     Args:
         clips: clip → what it adds.
