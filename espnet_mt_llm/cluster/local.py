@@ -131,9 +131,11 @@ def _wait_for(jobs: Jobs, watched: set) -> Optional[int]:
         if any(task.process.poll() is not None for task in jobs.tasks()):
             return None
         info = signal.sigtimedwait(watched, 1.0)
-        if info is None and driver_gone():
+        # CPython returns memory that nobody wrote when this process was stopped (Ctrl-Z) and continued meanwhile.
+        number = info.si_signo if info and info.si_signo in watched else None
+        if number is None and driver_gone():
             return signal.SIGTERM
-        return info.si_signo if info and info.si_signo != signal.SIGCHLD else None
+        return number if number != signal.SIGCHLD else None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
 

@@ -5,6 +5,7 @@ the batch of a greedy search.
 """
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import NamedTuple, Optional
 
 import torch
@@ -54,10 +55,13 @@ class Generator:
                  loop_times: int = 8) -> None:
         from transformers import GenerationConfig
 
+        from espnet_mt_llm.inference.kv_cache import roomy_cache
+
         self.llm, self.beam_size = llm, beam_size
         self.no_repeat_ngram, self.no_repeat_ngram_size = no_repeat_ngram, no_repeat_ngram_size
         self.loop_period, self.loop_times = loop_period, loop_times
         self.ends = sorted({*ends, pad})
+        self.cache = partial(roomy_cache, llm.model.config)
         llm.model.generation_config = GenerationConfig(
             do_sample=False, num_beams=beam_size, eos_token_id=self.ends, pad_token_id=pad, bos_token_id=None)
 
@@ -110,9 +114,7 @@ class Generator:
     def _beam(self, embeds: torch.Tensor, mask: torch.Tensor, limit: torch.Tensor, ngrams: Optional[torch.Tensor],
               stop: "_Stop") -> list[list[int]]:
         """Search with a beam; its rows share what the model makes of their input, all but the last position."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.llm.model.config)
+        cache = self.cache()
         places = (mask.cumsum(1) - 1).clamp(min=0)
         self.llm.model.base_model(inputs_embeds=embeds[:, :-1], attention_mask=mask[:, :-1],
                                   position_ids=places[:, :-1], past_key_values=cache, use_cache=True)
@@ -127,7 +129,7 @@ class Generator:
         """Search for the best token each time; whenever half of the clips are through, the others go on alone."""
         answers: list[list[int]] = [[]] * len(embeds)
         clips = torch.arange(len(embeds), device=embeds.device)
-        ids, cache = clips.new_zeros(len(embeds), 0), None
+        ids, cache = clips.new_zeros(len(embeds), 0), self.cache()
         while len(clips):
             out = self.llm.model.generate(
                 input_ids=ids, inputs_embeds=embeds, attention_mask=mask, past_key_values=cache,
@@ -142,7 +144,6 @@ class Generator:
             ids, clips, limit = out.sequences[rest], clips[rest], limit[rest]
             ngrams = None if ngrams is None else ngrams[rest]
             mask = torch.cat([mask[rest], mask.new_ones(len(rest), new)], dim=1)
-            cache = out.past_key_values
             cache.batch_select_indices(rest)
             # The cache has all but the last token: of these embeddings no other is read.
             embeds = self.llm.embed(ids[:, -1:]).expand(-1, mask.size(1), -1)

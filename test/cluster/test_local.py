@@ -117,6 +117,21 @@ def test_a_signal_stops_the_jobs_and_completes_their_logs(repository: Path, tmp_
     assert f"# Ended (code {128 + number})" in (tmp_path / "log/x.1.log").read_text()
 
 
+def test_a_launcher_goes_on_where_it_was_stopped(repository: Path, tmp_path: Path) -> None:
+    """Ctrl-Z and fg, for longer than it waits at a time."""
+    launcher = subprocess.Popen([sys.executable, repository / "utils/run.py", "log/x.log", "bash", "-c",
+                                 "touch started; sleep 2.5; touch ended"], cwd=tmp_path)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    launcher.send_signal(signal.SIGSTOP)
+    time.sleep(1.3)
+    launcher.send_signal(signal.SIGCONT)
+    assert launcher.wait(timeout=20) == 0
+    assert (tmp_path / "ended").exists()
+
+
 def test_start_up_is_light(repository: Path) -> None:
     """No heavy module is imported: a launcher starts hundreds of times in a recipe."""
     code = ("import json, sys; sys.path.insert(0, sys.argv[1]); import espnet_mt_llm.cluster.local, "
