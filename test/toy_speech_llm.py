@@ -40,14 +40,14 @@ def make_data(root: Path, counts: tuple[int, ...] = (2, 1, 2, 2, 2)) -> Path:
     return clips
 
 
-def save_published(path: Path, tied: bool = True, spare: int = 5) -> Path:
+def save_published(path: Path, tied: bool = True, spare: int = 5, positions: int = 512) -> Path:
     """Write a language model as transformers does, with more rows than tokens, as Qwen2.5 has."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     size = train_tokenizer(["GO ON", "ON GO"], path, "word")
     torch.manual_seed(0)
-    conf = {**LLM, "tie_word_embeddings": tied}
+    conf = {**LLM, "tie_word_embeddings": tied, "max_position_embeddings": positions}
     Qwen2ForCausalLM(Qwen2Config(vocab_size=size + spare, **conf)).save_pretrained(path)
     return path
 

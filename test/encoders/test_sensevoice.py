@@ -1,68 +1,19 @@
 """The SenseVoice encoder: equal to funasr on a model directory in the published format; what is wrong is told."""
 
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
+from toy_checkpoints import SENSEVOICE, save_sensevoice
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.encoders.interface import SpeechEncoder
 from espnet_mt_llm.encoders.sensevoice import SenseVoice
 from espnet_mt_llm.nets.sanm import SanmStack
 
-# As in the published config.yaml, with smaller sizes.
-CONFIG = {
-    "encoder": "SenseVoiceEncoderSmall",
-    "encoder_conf": {
-        "output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 3, "tp_blocks": 2,
-        "dropout_rate": 0.1, "positional_dropout_rate": 0.1, "attention_dropout_rate": 0.1, "input_layer": "pe",
-        "pos_enc_class": "SinusoidalPositionEncoder", "normalize_before": True, "kernel_size": 11, "sanm_shfit": 0,
-        "selfattention_layer_type": "sanm",
-    },
-    "model": "SenseVoiceSmall",
-    "model_conf": {"length_normalized_loss": True, "sos": 1, "eos": 2, "ignore_id": -1},
-    "tokenizer": "SentencepiecesTokenizer",
-    "tokenizer_conf": {"bpemodel": None, "unk_symbol": "<unk>", "split_with_space": True},
-    "frontend": "WavFrontend",
-    "frontend_conf": {"fs": 16000, "window": "hamming", "n_mels": 80, "frame_length": 25, "frame_shift": 10,
-                      "lfr_m": 7, "lfr_n": 6, "cmvn_file": None},
-    "ctc_conf": {"dropout_rate": 0.0, "ctc_type": "builtin", "reduce": True, "ignore_nan_grad": True},
-    "normalize": None,
-}
 WANTED = "download iic/SenseVoiceSmall of modelscope.cn"
-
-
-def vector(name: str, values: np.ndarray) -> str:
-    """Return a layer of am.mvn as Kaldi writes it."""
-    numbers = " ".join(f"{v:.6f}" for v in values)
-    return f"<{name}> {len(values)} {len(values)} \n<LearnRateCoef> 0 [ {numbers} ]\n"
-
-
-def make(root: Path) -> torch.nn.Module:
-    """Save a tiny model as funasr's hub has it; return funasr's own."""
-    from funasr.models.sense_voice.model import SenseVoiceSmall
-
-    generator = np.random.default_rng(0)
-    root.mkdir()
-    (root / "am.mvn").write_text(
-        "<Nnet> \n<Splice> 560 560 \n[ 0 ]\n" + vector("AddShift", generator.normal(-8, 1, 560))
-        + vector("Rescale", generator.uniform(0.1, 0.4, 560)) + "</Nnet> \n")
-    (root / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    (root / "configuration.json").write_text(json.dumps(
-        {"framework": "pytorch", "model": {"type": "funasr"},
-         "file_path_metas": {"init_param": "model.pt", "config": "config.yaml",
-                             "frontend_conf": {"cmvn_file": "am.mvn"}}}))
-    torch.manual_seed(0)
-    model = SenseVoiceSmall(encoder=CONFIG["encoder"], encoder_conf=CONFIG["encoder_conf"], input_size=560,
-                            ctc_conf=CONFIG["ctc_conf"], vocab_size=30, **CONFIG["model_conf"])
-    for value in model.parameters():
-        torch.nn.init.normal_(value, std=0.3)
-    torch.save(model.state_dict(), root / "model.pt")
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +21,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module
     """Return a model directory and funasr's model; both are shared, so nothing is changed in them."""
     pytest.importorskip("funasr")
     root = tmp_path_factory.mktemp("hub") / "SenseVoiceSmall"
-    return root, make(root)
+    return root, save_sensevoice(root)
 
 
 def reference(model: torch.nn.Module, root: Path, speech: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return what funasr gives for one clip ``(N,)``: the encoder's output with prompts, and those of its blocks."""
     from funasr.frontends.wav_frontend import WavFrontend
 
-    conf = {**CONFIG["frontend_conf"], "cmvn_file": str(root / "am.mvn"), "dither": 0.0}
+    conf = {**SENSEVOICE["frontend_conf"], "cmvn_file": str(root / "am.mvn"), "dither": 0.0}
     feats, lengths = WavFrontend(**conf)(speech[None], torch.tensor([len(speech)]))
     rows = [model.lid_dict["auto"], 1, 2, model.textnorm_dict["woitn"]]
     outputs: list[torch.Tensor] = []
@@ -159,7 +110,7 @@ def test_what_is_found_and_wanted(hub: tuple[Path, torch.nn.Module], tmp_path: P
             path = tmp_path / name / file.replace("_", ".")
             path.unlink()
             if text is not None:
-                path.write_text(text if isinstance(text, str) else yaml.safe_dump({**CONFIG, **text}))
+                path.write_text(text if isinstance(text, str) else yaml.safe_dump({**SENSEVOICE, **text}))
         return tmp_path / name
 
     for root, message in (

@@ -24,18 +24,22 @@ class Row:
     Attributes:
         command: as a user types it in the recipe's directory.
         corpora: variable of ``db.sh`` -> a corpus of toy_corpora.py, or ``real``, the real data; then a path in it.
+        checkpoints: published models that the configurations name, made in small by toy_checkpoints.py; ``-``: none.
         files: patterns of files below the recipe's directory, each of which has to be there.
         metric: of each ``score.json`` among them; its rate lies in ``low`` to ``high``.
+        long: ``yes`` for a row that is run with ``MT_TEST_LONG=1`` alone, as it tests little that others do not.
     """
 
     recipe: str
     system: str
     command: str
     corpora: str
+    checkpoints: str
     files: str
     metric: str
     low: str
     high: str
+    long: str
 
 
 def read_rows() -> list[Row]:
@@ -86,8 +90,10 @@ def checkout(make_checkout: Callable, tmp_path: Path) -> Callable[[str], Checkou
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test with a ``row`` for each one; the tests of a recipe share a worker of pytest-xdist: it runs once."""
     if "row" in metafunc.fixturenames:
-        metafunc.parametrize("row", [pytest.param(row, id=f"{row.recipe}-{row.system}",
-                                                  marks=pytest.mark.xdist_group(row.recipe)) for row in read_rows()])
+        everything = os.environ.get("MT_TEST_LONG") == "1"
+        metafunc.parametrize("row", [
+            pytest.param(row, id=f"{row.recipe}-{row.system}", marks=pytest.mark.xdist_group(row.recipe))
+            for row in read_rows() if everything or row.long != "yes"])
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +133,10 @@ def finished(make_checkout: Callable, corpora_of: Callable, rows: list[Row],
             run(first)
         program, *options = shlex.split(row.command)
         assert program == "./run.sh"
+        if row.checkpoints != "-":
+            import toy_checkpoints
+
+            toy_checkpoints.write_checkpoints(checkout.path / "downloads", row.checkpoints.split())
         return checkout, printed + checkout.run(*options, **corpora_of(row))
 
     def first_of(recipe: str) -> Row:

@@ -17,10 +17,10 @@ def test_every_recipe_has_a_row(rows: list) -> None:
         variables = {item.split("=")[0] for item in row.corpora.split() if item != "-"}
         known = {line.split("=")[0] for line in (recipe / "db.sh").read_text().splitlines()}
         assert variables <= known, f"{row.recipe}: db.sh has no {variables - known}"
-        assert 0 <= float(row.low) < float(row.high) and "score.json" in row.files
+        assert 0 <= float(row.low) < float(row.high) and "score.json" in row.files and row.long in ("yes", "-")
 
 
-def test_recipe(row: Any, finished: Callable) -> None:
+def test_recipe(row: Any, rows: list, finished: Callable) -> None:
     checkout, printed = finished(row.recipe, row.system)
     scores = []
     for pattern in row.files.split():
@@ -41,4 +41,6 @@ def test_recipe(row: Any, finished: Callable) -> None:
     # Every set that was made is whole: the recipe validates it itself; what it wrote lies under debug/.
     for path in checkout.path.glob("debug/data/*/wav.scp"):
         assert f"debug/data/{path.parent.name}: valid" in printed
-    assert not [name for name in ("exp", "data", "dump", "downloads") if (checkout.path / name).exists()]
+    assert not [name for name in ("exp", "data", "dump") if (checkout.path / name).exists()]
+    given = {name for other in rows if other.recipe == row.recipe for name in other.checkpoints.split()}
+    assert {path.name for path in checkout.path.glob("downloads/*")} <= given
