@@ -29,8 +29,7 @@ SENSEVOICE: dict[str, Any] = {
     "ctc_conf": {"dropout_rate": 0.0, "ctc_type": "builtin", "reduce": True, "ignore_nan_grad": True},
     "normalize": None,
 }
-# The width is divided by the heads of SpeakerLM's projector.
-WHISPER = {"d_model": 40, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "num_mel_bins": 80,
+WHISPER = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "num_mel_bins": 80,
            "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 60,
            "pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": 1}
 # Released extractors have one size, which is slow here: those of the recipes' debug_conf.
