@@ -97,7 +97,12 @@ def bin_name(number: int) -> str:
 
 
 def by_overregistered(clips: Iterable[ClipScore], numbers: Mapping[str, int]) -> Dict[str, List[ClipScore]]:
-    """Sort clips into the bins of :func:`bin_name`, the fewest over-registered speakers first."""
+    """Sort clips by over-registered speakers, the fewest first: into the bins of :func:`bin_name`.
+
+    Where all clips have the same number, that is the name of the only bin.
+    """
+    if len(set(numbers.values())) == 1:
+        return {str(next(iter(numbers.values()))): list(clips)}
     out: Dict[str, List[ClipScore]] = {}
     for clip in sorted(clips, key=lambda c: numbers[c.clip]):
         out.setdefault(bin_name(numbers[clip.clip]), []).append(clip)

@@ -11,7 +11,8 @@ from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
 from espnet_mt_llm.scoring.result_types import TalkerCounts
 from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
 from espnet_mt_llm.scoring.table import (Row, Score, by_convention, caption, environments, measures, metric_names,
-                                         others_table, overregistered_table, percent, rows_of, table)
+                                         others_table, overregistered_curves, overregistered_table, percent, rows_of, table,
+                                         up_to)
 from espnet_mt_llm.text.serialisation import read_supervision
 
 # The table of single sessions on the page; all of them stand in score.json.
@@ -133,16 +134,11 @@ def overregistered_section(scores: Sequence[Score]) -> Html:
         lines = overregistered_table(group)
         if not lines:
             continue
-        series = {f"{_decoding(s)} / {s['set']}": points for s in group if (points := _by_overregistered(s))}
+        series = {name: [(float(up_to(number)), rate) for number, rate in points]
+                  for name, points in overregistered_curves(group).items()}
         chart = [line_chart(f"{metric_names(unit)['sa']} %", series, "over-registered, up to")] if series else []
         cards.append(el("div", *chart, html_table(lines, 4), class_="card"))
     return join([el("h2", "Over-registered speakers", id="overregistered"), *cards]) if cards else Html("")
-
-
-def _by_overregistered(score: Score) -> List[Tuple[float, float]]:
-    bins = score.get("by_overregistered", {})
-    return [(float(name.rpartition("-")[2]), 100 * part["metrics"]["sa"]["rate"]) for name, part in bins.items()
-            if part["metrics"].get("sa", {}).get("rate") is not None]
 
 
 def sessions_table(score: Score) -> Html:

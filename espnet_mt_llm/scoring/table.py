@@ -314,6 +314,40 @@ def overregistered_table(scores: Sequence[Score]) -> List[List[str]]:
 _REGISTERED = ("sa", "cp", "serialized")
 
 
+def overregistered_curves(scores: Sequence[Score]) -> Dict[str, List[Tuple[str, float]]]:
+    """Return (over-registered speakers, attributed rate in %) of each model and set, the fewest speakers first.
+
+    Decodings with one number for all clips are points of one curve, one with many is a curve of its own.
+    """
+    out: Dict[str, List[Tuple[str, float]]] = {}
+    for s in scores:
+        bins = s.get("by_overregistered", {})
+        name = [s["system"], s["step"], *([s["decode"]] if len(bins) > 1 else []), s["set"]]
+        for number, part in bins.items():
+            rate = part["metrics"].get("sa", {}).get("rate")
+            if rate is not None:
+                out.setdefault(" / ".join(name), []).append((number, 100 * rate))
+    return {name: sorted(points, key=lambda p: up_to(p[0])) for name, points in out.items()}
+
+
+def up_to(number: str) -> int:
+    """Return the last number of over-registered speakers of a bin.
+
+    >>> up_to("11-20"), up_to("5")
+    (20, 5)
+    """
+    return int(number.rpartition("-")[2])
+
+
+def mermaid_chart(title: str, over: str, unit: str, points: Sequence[Tuple[str, float]]) -> str:
+    """Draw a line in a README: a chart that GitHub and GitLab show."""
+    labels = ", ".join(f'"{x}"' for x, _ in points)
+    values = ", ".join(f"{y:.2f}" for _, y in points)
+    top = max(y for _, y in points) * 1.2 or 1.0
+    return "\n".join(["```mermaid", "xychart-beta", f'  title "{title}"', f'  x-axis "{over}" [{labels}]',
+                      f'  y-axis "{unit}" 0 --> {top:.4g}', f"  line [{values}]", "```"])
+
+
 def others_table(rows: Sequence[Row]) -> List[List[str]]:
     """Return rows of results.json as a table, a line for each system, note and set and a column for each metric.
 
@@ -356,6 +390,9 @@ def readme_block(scores: Sequence[Score], rows: Sequence[Row], clips: str = "") 
         bins = overregistered_table(group)
         if bins:
             parts += ["**By number of over-registered speakers**", markdown(bins)]
+            unit = f"{metric_names(convention[0])['sa']} %"
+            parts += [mermaid_chart(name, "over-registered speakers", unit, points)
+                      for name, points in overregistered_curves(group).items() if len(points) > 1]
     made = {r.key for s in scores for r in rows_of(s)}
     others = [r for r in rows if r.key not in made]
     if others:

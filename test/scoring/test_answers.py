@@ -10,6 +10,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.scoring.metrics import cp, cp_of_many, speaker_attributed
 from espnet_mt_llm.scoring.results import make_results
 from espnet_mt_llm.scoring.score import score_decode, summary
+from espnet_mt_llm.scoring.table import load_scores, overregistered_curves
 
 # F's worked checks: the words are characters here.
 CLIP = [("A", 0.0, 2.0, "a b c d"), ("B", 3.0, 4.0, "e f")]
@@ -169,6 +170,20 @@ def test_results(decode, tmp_path, decoded):
     assert rows["unparsable", name] == 25.0 and rows["Δsa", name] == 0.0
     page = out[2].read_text()
     assert page.count("<svg") == 1 and "over-registered, up to" in page and "(unparsable)" in page
+    chart = readme.split("```mermaid")[1].split("```")[0]
+    assert '["1-10", "11-20", "21-30", "31-40"]' in chart and "line [16.67, 16.67, 16.67, 100.00]" in chart
+
+
+def test_decodings_with_one_number_of_others_each_make_one_curve(decode, tmp_path):
+    hypotheses = [("c0", "A", "a b c d"), ("c0", "B", "e f")]
+    for number, said in ((20, "a b c x"), (1, "a b c d"), (5, "a b x x")):
+        score = decode({"c0": CLIP}, [("c0", "A", said), hypotheses[1]], over={"c0": number}, registration="over",
+                       name=f"test{number}")
+        assert list(score["by_overregistered"]) == [str(number)]
+    scores = [{**s, "set": "test", "decode": f"over_{i}"} for i, s in enumerate(load_scores(tmp_path / "exp"))]
+    (name, points), = overregistered_curves(scores).items()
+    assert name == "speakerlm / 01_sctc_train / test"
+    assert [(number, round(rate, 2)) for number, rate in points] == [("1", 0.0), ("5", 33.33), ("20", 16.67)]
 
 
 def test_columns_of_answers_stand_only_where_a_row_has_them(decoded, tmp_path):
