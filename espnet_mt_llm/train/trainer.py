@@ -72,6 +72,9 @@ class Trainer(espnet_trainer.Trainer):
         output_dir = Path(trainer_options.output_dir)
         first = not distributed_option.distributed or distributed_option.dist_rank == 0
         scaler = torch.amp.GradScaler("cuda") if trainer_options.use_amp and trainer_options.ngpu > 0 else None
+        if trainer_options.use_amp and trainer_options.ngpu == 0:
+            # ESPnet's mixed precision is of CUDA alone. bfloat16 has the range of float32: nothing is to be scaled.
+            model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
         reporter = Reporter()
         if trainer_options.resume:
             cls._resume(output_dir, model, optimizers, schedulers, reporter, scaler, trainer_options.ngpu)

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from espnet_mt_llm.bin import train_sctc
 from espnet_mt_llm.common import UserError
+from espnet_mt_llm.models.sctc import SCTCModel
 from espnet_mt_llm.tasks.base import alone_in, check_keys
 from espnet_mt_llm.train import trainer
 
@@ -138,6 +140,26 @@ def test_debug_replaces_what_the_configuration_says(clips: Path, capsys: pytest.
     config.write_text(config.read_text().replace("batch_bins: 30000", "batch_bin: 1"))
     assert "debug_conf: unknown key 'batch_bin'; did you mean 'batch_bins'?" in refused(
         clips, "other", capsys, "--debug", "true")
+
+
+def test_mixed_precision_on_a_cpu(clips: Path) -> None:
+    """Multiplications in bfloat16, weights and gradients in float32, and nearly the same loss."""
+    seen = []
+    forward = SCTCModel.forward
+
+    def watched(self: SCTCModel, *args: object, **kwargs: object) -> object:
+        seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return forward(self, *args, **kwargs)
+
+    with mock.patch.object(SCTCModel, "forward", watched):
+        run(clips, "mixed", "--use_amp", "true", "--max_epoch", "1")
+        assert set(seen) == {(True, torch.bfloat16)}
+        seen.clear()
+        run(clips, "single", "--max_epoch", "1")
+        assert {enabled for enabled, _ in seen} == {False}
+    losses = [json.loads((clips / out / "history.json").read_text())[0]["valid"]["loss"] for out in ("mixed", "single")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] != losses[1]
+    assert {value.dtype for value in weights(clips / "mixed" / "latest.pth").values()} <= {torch.float32, torch.int64}
 
 
 def test_two_trainings_in_one_directory(clips: Path, capsys: pytest.CaptureFixture) -> None:
