@@ -3,8 +3,8 @@
 import argparse
 
 from espnet_mt_llm.common import command
-from espnet_mt_llm.datadir.kaldi import write_map
 from espnet_mt_llm.datadir.lists import check_apart, list_audio
+from espnet_mt_llm.datadir.maps import write_map
 
 
 @command

@@ -22,7 +22,7 @@ from espnet_mt_llm.corpora import sources
 from espnet_mt_llm.corpora.meetings import SetSummary, absent, log_unknown, table, words_of
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.corpora.sources import Recording
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 
 URL = "https://www.aishelltech.com/aishell_2"
 DEBUG_SPEAKERS = 2

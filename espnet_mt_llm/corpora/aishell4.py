@@ -29,7 +29,7 @@ from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, files_by_id, make_sets,
                                             only_file, remove_set, speech_of, table)
 from espnet_mt_llm.corpora.problems import Problems
-from espnet_mt_llm.datadir.kaldi import read_text
+from espnet_mt_llm.datadir.maps import read_text
 from espnet_mt_llm.datadir.operations import combine
 from espnet_mt_llm.datadir.rttm import read_rttm
 from espnet_mt_llm.datadir.textgrid import Tier, read_tiers

@@ -34,7 +34,7 @@ from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary,
                                             words_of)
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.audio import info
-from espnet_mt_llm.datadir.kaldi import read_text, write_map
+from espnet_mt_llm.datadir.maps import read_text, write_map
 from espnet_mt_llm.datadir.textgrid import Tier, read_tiers
 
 log = logging.getLogger(__name__)

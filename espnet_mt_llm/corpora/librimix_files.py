@@ -16,7 +16,8 @@ from espnet_mt_llm.corpora import librispeech, sources
 from espnet_mt_llm.corpora.meetings import absent
 from espnet_mt_llm.corpora.speech import in_parallel, same_making
 from espnet_mt_llm.datadir.audio import read_audio, write_audio
-from espnet_mt_llm.datadir.kaldi import read_map, read_numbers, read_segments
+from espnet_mt_llm.datadir.kaldi import read_segments
+from espnet_mt_llm.datadir.maps import read_map, read_numbers
 from espnet_mt_llm.simulation.librimix import JOIN, RATE, change_speed, no_sox
 
 URL = "https://github.com/JorisCos/LibriMix"

@@ -17,7 +17,8 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequenc
 from espnet_mt_llm.common import Pathlike, UserError, at, progress
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.audio import check_channel, info
-from espnet_mt_llm.datadir.kaldi import OVERSHOOT, DataDir, Utterance, key_of, make_utt_id
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT, DataDir, Utterance, make_utt_id
+from espnet_mt_llm.datadir.maps import key_of
 from espnet_mt_llm.text.normalise import normalise, normalise_all
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ import numpy as np
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, flush_disk, nearest, progress
 from espnet_mt_llm.datadir.audio import AudioInfo, AudioReader, check_channel, info, is_pipe, to_float32, write_audio
 from espnet_mt_llm.datadir.clip_policies import POLICIES, Rules
-from espnet_mt_llm.datadir.kaldi import OVERSHOOT, Utterance, check_line, format_seconds, key_of, splitter
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT, Utterance
+from espnet_mt_llm.datadir.maps import check_line, format_seconds, key_of, splitter
 from espnet_mt_llm.datadir.problems import Problems
 from espnet_mt_llm.datadir.sessions import MANIFEST, Session, Sessions
 from espnet_mt_llm.datadir.statistics import Statistics

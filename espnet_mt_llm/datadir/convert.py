@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map, read_numbers
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import read_map, read_numbers
 from espnet_mt_llm.datadir.rttm import read_rttm, write_rttm
 from espnet_mt_llm.datadir.seglst import read_seglst, write_seglst
 from espnet_mt_llm.datadir.stm import read_stm, write_stm

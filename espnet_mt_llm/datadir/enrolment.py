@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Collection, Iterable, Iterator, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, progress
-from espnet_mt_llm.datadir.kaldi import write_map
+from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.datadir.stretches import Pool, Span, Talk, find_stretches, one_line, read_rows, read_text_lines
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.datadir.kaldi import OVERSHOOT, format_seconds, is_partial, key_of, read_table
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT
+from espnet_mt_llm.datadir.maps import format_seconds, is_partial, key_of, read_table
 from espnet_mt_llm.datadir.operations import Tables, recording_of, restrict, write_tables
 
 Say = Callable[[str], None]

@@ -18,7 +18,7 @@ def read_lines(path: Pathlike) -> Iterator[str]:
         UserError: no such file, or not UTF-8 (with the line).
     """
     if str(path) != "-":
-        from espnet_mt_llm.datadir.kaldi import read_text
+        from espnet_mt_llm.datadir.maps import read_text
 
         yield from read_text(path).removesuffix("\n").split("\n")
         return
@@ -123,7 +123,7 @@ def check_apart(found: Mapping[str, str], root: Pathlike, other: Pathlike) -> No
     Raises:
         UserError: a file is in both, so that an impulse response would be taken for noise, say.
     """
-    from espnet_mt_llm.datadir.kaldi import read_map
+    from espnet_mt_llm.datadir.maps import read_map
 
     both = sorted(set(map(os.path.realpath, found.values())) & set(map(os.path.realpath, read_map(other).values())))
     if both:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at, progress
-from espnet_mt_llm.datadir.kaldi import (
+from espnet_mt_llm.datadir.kaldi import read_segments, spk2utt_of
+from espnet_mt_llm.datadir.maps import (
     format_seconds,
     is_partial,
     key_of,
     read_map,
     read_numbers,
-    read_segments,
     read_table,
-    spk2utt_of,
     write_map,
     write_table,
 )

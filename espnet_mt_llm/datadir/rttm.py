@@ -3,7 +3,7 @@
 from typing import Iterable, Mapping
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open
-from espnet_mt_llm.datadir.kaldi import format_seconds, read_text
+from espnet_mt_llm.datadir.maps import format_seconds, read_text
 from espnet_mt_llm.datadir.seglst import name_field, span
 
 

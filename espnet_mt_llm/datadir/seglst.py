@@ -4,7 +4,7 @@ import json
 from typing import Any, Iterable, Mapping
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open
-from espnet_mt_llm.datadir.kaldi import read_text
+from espnet_mt_llm.datadir.maps import read_text
 
 
 def read_seglst(path: Pathlike) -> list[dict]:

@@ -10,15 +10,8 @@ from typing import BinaryIO, Iterator, Optional
 import numpy as np
 
 from espnet_mt_llm.common import Pathlike
-from espnet_mt_llm.datadir.kaldi import (
-    Lookup,
-    Utterance,
-    duration_reader,
-    is_signal,
-    parse_channel,
-    read_recordings,
-    read_utterances,
-)
+from espnet_mt_llm.datadir.kaldi import Utterance, duration_reader, parse_channel, read_recordings, read_utterances
+from espnet_mt_llm.datadir.maps import Lookup, is_signal
 
 MANIFEST = "mixtures.jsonl"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Iterable, Mapping, Union
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open, from_mapping
-from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, read_map, read_numbers, read_text
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance
+from espnet_mt_llm.datadir.maps import read_map, read_numbers, read_text
 
 _HEAD = ("set", "segments", "hours", "avg dur s", "avg spk", "overlap %", "too long", "left out s")
 

@@ -4,7 +4,7 @@ import re
 from typing import Iterable, Mapping
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open
-from espnet_mt_llm.datadir.kaldi import format_seconds, read_text
+from espnet_mt_llm.datadir.maps import format_seconds, read_text
 from espnet_mt_llm.datadir.seglst import name_field, span
 
 # sclite's label, e.g. <o,f0,male>; a word like <unk> is none.

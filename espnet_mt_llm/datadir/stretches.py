@@ -14,7 +14,8 @@ import numpy as np
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open, progress
 from espnet_mt_llm.datadir.audio import duration
-from espnet_mt_llm.datadir.kaldi import DataDir, make_utt_id, read_map, read_numbers
+from espnet_mt_llm.datadir.kaldi import DataDir, make_utt_id
+from espnet_mt_llm.datadir.maps import read_map, read_numbers
 
 # Seconds: the longest pause inside a stretch, and the distance that a stretch keeps from what is heard in a clip.
 PAUSE = 0.5

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterable, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open
-from espnet_mt_llm.datadir.kaldi import read_text
+from espnet_mt_llm.datadir.maps import read_text
 
 log = logging.getLogger(__name__)
 

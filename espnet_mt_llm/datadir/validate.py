@@ -9,7 +9,8 @@ from typing import Iterator, Optional
 import numpy as np
 
 from espnet_mt_llm.common import Pathlike, at
-from espnet_mt_llm.datadir.kaldi import OVERSHOOT, Lookup, is_partial, key_of, splitter
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT
+from espnet_mt_llm.datadir.maps import Lookup, is_partial, key_of, splitter
 from espnet_mt_llm.datadir.validate_audio import check_audio, checked_numbers, read_channels, read_durations
 from espnet_mt_llm.datadir.validate_maps import Block, Ids, Map, Problem, Report, load_map, show
 from espnet_mt_llm.datadir.validate_speakers import Speakers

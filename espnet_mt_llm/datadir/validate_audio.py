@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Iterator, Optional
 import numpy as np
 
 from espnet_mt_llm.common import UserError, progress
-from espnet_mt_llm.datadir.kaldi import number_lines
+from espnet_mt_llm.datadir.maps import number_lines
 
 if TYPE_CHECKING:
     from espnet_mt_llm.datadir.validate_maps import Map, Report

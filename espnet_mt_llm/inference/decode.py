@@ -11,7 +11,7 @@ import torch
 
 from espnet_mt_llm.common import Pathlike, at, from_mapping, load_yaml, progress
 from espnet_mt_llm.datadir.audio import read_audio
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.text.serialisation import Order
 from espnet_mt_llm.train.preprocess import as_samples
 

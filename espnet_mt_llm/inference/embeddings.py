@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, progress
-from espnet_mt_llm.datadir.kaldi import read_map, write_map
+from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.datadir.stretches import Pool, Stretch, read_rows
 from espnet_mt_llm.encoders.extractor import Extractor
 from espnet_mt_llm.train.stretches import find, read_stretch

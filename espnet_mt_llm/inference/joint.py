@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from espnet_mt_llm.common import Pathlike, UserError, at, progress
 from espnet_mt_llm.datadir.audio import read_audio, write_audio
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.inference.decode import RunConfig, check_positive, clip_batches
 from espnet_mt_llm.inference.diarization import activity_to_segments
 from espnet_mt_llm.models.ume import Heard, UMEModel

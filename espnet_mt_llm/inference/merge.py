@@ -7,7 +7,7 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open, environment
-from espnet_mt_llm.datadir.kaldi import write_map
+from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.datadir.rttm import write_rttm
 from espnet_mt_llm.scoring.answers import OVERREGISTERED
 

@@ -15,7 +15,7 @@ import torch
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, nearest, progress
 from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.enrolment import Registration, read_registration
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.inference.decode import RunConfig, check_positive, clip_batches
 from espnet_mt_llm.inference.embeddings import stretch_embeddings
 from espnet_mt_llm.inference.generate import Answer, Generator, cap_of, check_room

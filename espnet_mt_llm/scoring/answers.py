@@ -71,7 +71,7 @@ def _count(value: Any, key: str, path: Path) -> int:
 def _read_overregistered(path: Path, reference: Mapping[str, Sequence], where: Path) -> Optional[Dict[str, int]]:
     if not path.exists():
         return None
-    from espnet_mt_llm.datadir.kaldi import read_map
+    from espnet_mt_llm.datadir.maps import read_map
 
     given = read_map(path)
     check_ids(reference, given, path, where)

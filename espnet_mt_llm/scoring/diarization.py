@@ -131,7 +131,7 @@ def read_durations(ref: Path, clips: Iterable[str]) -> Dict[str, float]:
     Raises:
         UserError: no such file, or a clip that is not in it.
     """
-    from espnet_mt_llm.datadir.kaldi import read_numbers
+    from espnet_mt_llm.datadir.maps import read_numbers
 
     path = ref / "utt2dur"
     durations = read_numbers(path)

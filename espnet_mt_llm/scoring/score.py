@@ -170,7 +170,7 @@ def read_counts(path: Pathlike) -> Optional[Dict[str, int]]:
     """
     if not Path(path).exists():
         return None
-    from espnet_mt_llm.datadir.kaldi import read_map
+    from espnet_mt_llm.datadir.maps import read_map
 
     out = {}
     for number, (clip, value) in enumerate(read_map(path).items(), 1):

@@ -172,7 +172,7 @@ class CleanSources:
     """
 
     def __init__(self, ref: Path):
-        from espnet_mt_llm.datadir.kaldi import read_map
+        from espnet_mt_llm.datadir.maps import read_map
         from espnet_mt_llm.simulation.manifest import MANIFEST, Manifest
         from espnet_mt_llm.simulation.mixtures import SourceCache
 

@@ -14,7 +14,7 @@ import numpy as np
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, derive_seed, progress
 from espnet_mt_llm.datadir.audio import duration
 from espnet_mt_llm.datadir.enrolment import write_source_dirs
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.simulation.config import STATISTICS, SimulationConfig
 from espnet_mt_llm.simulation.conversations import TICK, FittedSteps, Pool, Turn, concatenated_steps, converse
 from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, Noise, Source

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator, Optional
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open
-from espnet_mt_llm.datadir.kaldi import format_seconds, make_utt_id
+from espnet_mt_llm.datadir.kaldi import make_utt_id
+from espnet_mt_llm.datadir.maps import format_seconds
 from espnet_mt_llm.simulation.config import SimulationConfig
 from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, render_command
 from espnet_mt_llm.simulation.sorted_lines import SortedLines

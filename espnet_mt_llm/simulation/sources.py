@@ -10,7 +10,8 @@ import numpy as np
 
 from espnet_mt_llm.common import Pathlike, at
 from espnet_mt_llm.datadir.audio import duration
-from espnet_mt_llm.datadir.kaldi import Lookup, duration_reader, parse_channel, read_recordings, read_utterances
+from espnet_mt_llm.datadir.kaldi import duration_reader, parse_channel, read_recordings, read_utterances
+from espnet_mt_llm.datadir.maps import Lookup
 from espnet_mt_llm.simulation.manifest import Source
 
 # Directories of sources that need a corpus of their own -> the variable of db.sh that says where it is.

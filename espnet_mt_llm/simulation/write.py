@@ -7,7 +7,7 @@ import numpy as np
 
 from espnet_mt_llm.common import Pathlike, UserError, progress
 from espnet_mt_llm.datadir.audio import is_pipe
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.simulation.manifest import MANIFEST, Manifest, Mixture
 from espnet_mt_llm.simulation.mixtures import FULL_SCALE, Rendered, SourceCache, render, render_sum
 

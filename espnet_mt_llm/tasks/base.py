@@ -19,7 +19,7 @@ from espnet2.utils.types import str2bool
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, load_yaml, nearest
-from espnet_mt_llm.datadir.kaldi import read_map, write_map
+from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.text.serialisation import Order
 from espnet_mt_llm.text.token_list import TOKEN_TYPES, Tokenizer, read_token_list
 from espnet_mt_llm.train.batches import MixedBatches

@@ -31,7 +31,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
 from espnet_mt_llm.common import UserError, nearest
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.encoders.interface import SpeakerEncoder, SpeechEncoder
 from espnet_mt_llm.encoders.registry import SPEAKER, SPEECH, speaker_encoder, speech_encoder
 from espnet_mt_llm.models.llm import load_llm

@@ -6,7 +6,7 @@ import numpy as np
 
 from espnet_mt_llm.common import Pathlike
 from espnet_mt_llm.datadir.audio import read_audio
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 
 
 class AudioReader(Mapping):

@@ -18,7 +18,7 @@ from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.train.dataset import ESPnetDataset
 
 from espnet_mt_llm.common import Pathlike, UserError, atomic_open, progress
-from espnet_mt_llm.datadir.kaldi import read_map, write_map
+from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.inference.embeddings import stretch_embeddings
 from espnet_mt_llm.models.speech_llm import SpeechLLM
 from espnet_mt_llm.train.preprocess import as_samples

@@ -10,7 +10,8 @@ import pytest
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.corpora import aishell5
 from espnet_mt_llm.datadir.audio import write_audio
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.datadir.validate import validate
 
 SECONDS = 6.0

@@ -16,7 +16,8 @@ from espnet_mt_llm.corpora import librimix, librimix_files
 from espnet_mt_llm.corpora.librimix import Selection, prepare
 from espnet_mt_llm.corpora.librimix_files import read_rows
 from espnet_mt_llm.datadir.audio import read_audio
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.datadir.validate import validate
 from espnet_mt_llm.simulation.mixtures import MixtureReader, SourceCache, render
 from espnet_mt_llm.simulation.write import write_mixtures

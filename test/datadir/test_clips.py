@@ -17,7 +17,8 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import info, read_audio, write_audio
 from espnet_mt_llm.datadir.clip_policies import Rules, utterance_group, whole
 from espnet_mt_llm.datadir.clips import make_clips, merge_clips
-from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, key_of, read_map, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance
+from espnet_mt_llm.datadir.maps import key_of, read_map, write_map
 from espnet_mt_llm.datadir.statistics import Statistics
 from espnet_mt_llm.datadir.validate import validate
 

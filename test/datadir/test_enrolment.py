@@ -18,7 +18,8 @@ from espnet_mt_llm.datadir.clip_policies import Rules, utterance_group
 from espnet_mt_llm.datadir.clips import Clip, make_clips, supervision
 from espnet_mt_llm.datadir.enrolment import (Heard, make_enrolment, read_registration, register,
                                              write_source_dirs)
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.datadir.stretches import MARGIN, PAUSE, Pool, common_runs, divide_run, solo_runs
 from espnet_mt_llm.datadir.textgrid import read_textgrid
 from espnet_mt_llm.simulation.config import SimulationConfig

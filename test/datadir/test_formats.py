@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import write_audio
 from espnet_mt_llm.datadir.convert import convert, format_of
-from espnet_mt_llm.datadir.kaldi import DataDir, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.datadir.rttm import read_rttm, write_rttm
 from espnet_mt_llm.datadir.seglst import read_seglst, write_seglst
 from espnet_mt_llm.datadir.stm import read_stm, write_stm

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.datadir.kaldi import read_map
 from espnet_mt_llm.datadir.lists import list_audio
+from espnet_mt_llm.datadir.maps import read_map
 
 
 def test_audio_of_a_folder_gets_ids_of_its_path(tmp_path):

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir
 from espnet_mt_llm.datadir.lists import filter_scp, spk2utt_to_utt2spk, split_scp, utt2spk_to_spk2utt
+from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.datadir.operations import combine, copy, divide, make_reco2dur, make_utt2dur, split, subset
 from espnet_mt_llm.datadir.validate import validate
 

@@ -13,7 +13,8 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import write_audio
 from espnet_mt_llm.datadir.clips import make_clips
 from espnet_mt_llm.datadir.fix import fix
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.datadir.validate import validate
 
 FIX = "; repair: utils/fix_data_dir.sh "

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.inference.merge import merge, write_part
 from espnet_mt_llm.scoring.score import read_hypothesis, read_json
 

@@ -12,7 +12,7 @@ from toy_speech_llm import DUAL, LLM, make_data, train
 
 from espnet_mt_llm.bin import decode_speech_llm, merge_decode, score_decode
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.inference.generate import Answer
 from espnet_mt_llm.inference.speech_llm import (
     Asked, Registrations, SpeechLLMConfig, SpeechLLMDecoder, batches, decode,

@@ -6,7 +6,7 @@ from typing import Callable
 import pytest
 import toy_corpora
 
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 
 pytestmark = pytest.mark.xdist_group("aishell4")
 TRAIN = ("train_L", "train_M", "train_S")

@@ -5,7 +5,7 @@ from typing import Callable
 
 import pytest
 
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 
 pytestmark = pytest.mark.xdist_group("aishell5")
 SETS = {"train": "train", "dev": "dev", "eval_track1": "eval1", "eval_track2": "eval2"}

@@ -6,7 +6,8 @@ from typing import Callable
 
 import pytest
 
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import read_map
 
 pytestmark = pytest.mark.xdist_group("alimeeting")
 PARTS = ("train", "eval", "test")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from espnet_mt_llm.datadir.audio import write_audio
-from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id
+from espnet_mt_llm.datadir.maps import write_map
 
 RATE = 16000
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from espnet_mt_llm.common import Chance, UserError
 from espnet_mt_llm.corpora import fsdd
 from espnet_mt_llm.datadir.audio import read_audio
-from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id
+from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.datadir.rttm import write_rttm
 from espnet_mt_llm.datadir.stm import read_stm
 from espnet_mt_llm.datadir.textgrid import read_textgrid

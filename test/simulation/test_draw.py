@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import Chance, UserError
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.simulation.config import SimulationConfig
 from espnet_mt_llm.simulation.draw import draw_mixtures, draw_onsets, draw_sets, overlap_share
 from espnet_mt_llm.simulation.mixtures import SourceCache, layers, render

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import read_audio, write_audio
-from espnet_mt_llm.datadir.kaldi import write_map
+from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.simulation.librimix import JOIN, change_speed, extend, quantise
 from espnet_mt_llm.simulation.manifest import Mixture, Noise, Source
 from espnet_mt_llm.simulation.mixtures import MixtureReader, SourceCache, render, render_sum

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import read_audio, write_audio
-from espnet_mt_llm.datadir.kaldi import read_map
+from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.simulation.manifest import Mixture, Noise, Source
 from espnet_mt_llm.simulation.mixtures import MixtureReader, SourceCache, fit, render, render_sum, resample, to_16_bit
 

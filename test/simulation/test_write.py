@@ -10,7 +10,8 @@ import pytest
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.corpora import fsdd
 from espnet_mt_llm.datadir.audio import read_audio
-from espnet_mt_llm.datadir.kaldi import DataDir, write_map
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.simulation.config import SimulationConfig
 from espnet_mt_llm.simulation.draw import draw_sets
 from espnet_mt_llm.simulation.mixtures import MixtureReader

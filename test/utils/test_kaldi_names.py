@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from espnet_mt_llm.datadir.audio import write_audio
-from espnet_mt_llm.datadir.kaldi import DataDir, read_map
+from espnet_mt_llm.datadir.kaldi import DataDir
+from espnet_mt_llm.datadir.maps import read_map
 
 
 @pytest.fixture

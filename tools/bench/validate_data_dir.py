@@ -15,7 +15,8 @@ from pathlib import Path
 
 from report import add_arguments, interleaved, row, show
 
-from espnet_mt_llm.datadir.kaldi import make_utt_id, spk2utt_of, write_map
+from espnet_mt_llm.datadir.kaldi import make_utt_id, spk2utt_of
+from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.datadir.validate import validate
 
 ROOT = str(Path(__file__).resolve().parents[2])
