@@ -1,6 +1,6 @@
 """Low-rank adapters (Hu et al., 2021) by peft, put on the linear layers of a part that stays as it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,3 +61,12 @@ def add_lora(part: torch.nn.Module, conf: Mapping[str, Any], suggested: Sequence
     for name, weight in part.named_parameters():
         if ".lora_" in name:
             weight.data = weight.data.float()
+
+
+def frozen_dropout(part: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Yield the dropout of the adapters in ``part`` that are not trained."""
+    for layer in part.modules():
+        dropout = getattr(layer, "lora_dropout", None)
+        if isinstance(dropout, torch.nn.Module) and not any(
+                p.requires_grad for name, p in layer.named_parameters() if name.startswith("lora_")):
+            yield from dropout.modules()

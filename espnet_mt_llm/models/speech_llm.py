@@ -14,6 +14,7 @@ from espnet_mt_llm.common import UserError, nearest
 from espnet_mt_llm.encoders.interface import SpeakerEncoder, SpeechEncoder
 from espnet_mt_llm.models.base import MultiTalkerModel
 from espnet_mt_llm.models.llm import LLM
+from espnet_mt_llm.models.lora import frozen_dropout
 from espnet_mt_llm.models.published import Unchanged
 from espnet_mt_llm.nets.layouts import Layout
 from espnet_mt_llm.nets.masks import length_mask
@@ -79,6 +80,13 @@ class SpeechLLM(MultiTalkerModel):
         self.chunk_sizes, self.raw_chunks = tuple(chunk_sizes), raw_chunks
         self.loss, self.threshold, self.floor = loss, threshold, floor
         self._unchanged: dict[str, Unchanged] = {}
+
+    def train(self, mode: bool = True) -> "SpeechLLM":
+        """Set the mode; adapters that are not trained have no dropout, as all else that is frozen."""
+        super().train(mode)
+        for module in frozen_dropout(self):
+            module.training = False
+        return self
 
     def leave_out_published(self, parts: Collection[str]) -> None:
         """Keep the weights of ``parts`` that are as published out of the state; see ``models/published.py``.

@@ -332,6 +332,8 @@ def choose_trained(model: SpeechLLM, names: Sequence[str]) -> None:
     chosen = {id(p) for name in names for p in available[name]}
     for p in model.parameters():
         p.requires_grad_(id(p) in chosen)
+    # The mode depends on it.
+    model.train(model.training)
     logging.info("%d of %d weights are trained: %s", sum(p.numel() for p in model.parameters() if p.requires_grad),
                  sum(p.numel() for p in model.parameters()), ", ".join(names))
 

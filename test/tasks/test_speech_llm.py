@@ -168,6 +168,26 @@ def test_parts_that_are_frozen_stay_as_they_are(root: Path, work: Path) -> None:
             assert modes == ({True} if part in parts else {False}), (part, parts)
 
 
+def test_adapters_that_are_not_trained_have_no_dropout(root: Path, work: Path) -> None:
+    lora = {**LORA, "dropout": 0.9}
+    conf = {**DUAL, "llm_conf": {"config": LLM, "lora": lora}, "encoder_lora": lora}
+    given = torch.randn(1, 5, LLM["hidden_size"], generator=torch.Generator().manual_seed(0))
+    for parts in (["adapter"], ["adapter", "llm"], ["encoder", "llm_lora"], ["encoder_lora"]):
+        model = SpeechLLMTask.build_model(parsed(work, root / "dump", **{**conf, "train_parts": parts}))
+        for name, weights in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weights.data)
+        for _ in range(2):  # as the task gives it, and in a later epoch
+            for part in ("encoder", "llm"):
+                modes = {m.training for n, m in getattr(model, part).named_modules() if ".lora_dropout" in n}
+                assert modes == {f"{part}_lora" in parts}, (part, parts)
+            same = torch.equal(model.llm.hidden(given), model.llm.hidden(given))
+            assert same == ("llm_lora" not in parts)
+            model.eval()
+            assert torch.equal(model.llm.hidden(given), model.llm.hidden(given))
+            model.train()
+
+
 def test_text_first_then_both_systems(root: Path, work: Path) -> None:
     """A small language model of one's own: a text step, then adapters with registration."""
     clips = root / "dump"
