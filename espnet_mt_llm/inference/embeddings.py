@@ -1,10 +1,12 @@
 """Speaker embeddings of the stretches of a pool: computed once, kept as Kaldi archives beside the pool."""
 
+import fcntl
 import hashlib
 import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,8 @@ def stretch_embeddings(dump_dir: Pathlike, encoder: Extractor, key: str = "", de
     """Return the embeddings ``(E,)`` of all stretches in ``<dump_dir>/enrolment``, by the ids of the stretches.
 
     They lie in ``<dump_dir>/enroll/<key>/enroll.{ark,scp}`` and are read when they are asked for. What is missing
-    there, or older than the pool, is computed first; what jobs have computed (:func:`extract`) is taken over.
+    there, or older than the pool, is computed first; what jobs have computed (:func:`extract`) is taken over. Of
+    several processes that ask at once, one computes and the others wait for it.
 
     Args:
         encoder: the extractor.
@@ -55,15 +58,32 @@ def stretch_embeddings(dump_dir: Pathlike, encoder: Extractor, key: str = "", de
     import kaldiio
 
     folder = _folder(dump_dir, encoder, key)
-    entries = extract(dump_dir, encoder, folder.name, device)
-    if not entries:
+    path, pool = folder / "enroll.scp", Pool.read(Path(dump_dir) / "enrolment")
+    names = [find(pool, n)[1].id for n in range(len(pool))]
+    if not names:
         return {}
-    path = folder / "enroll.scp"
-    if list(_current(path, dump_dir)) != list(entries):
-        _write(path, ((name, kaldiio.load_mat(entry)) for name, entry in entries.items()))
-        for part in folder.glob("enroll.*of*.*"):
-            part.unlink()
+    if list(_current(path, dump_dir)) != names:
+        with _alone(folder):
+            entries = extract(dump_dir, encoder, folder.name, device)
+            # Not where another process has done so in the meantime.
+            if list(_current(path, dump_dir)) != names:
+                _write(path, ((name, kaldiio.load_mat(entry)) for name, entry in entries.items()))
+                for part in folder.glob("enroll.*of*.*"):
+                    part.unlink()
     return kaldiio.load_scp(str(path))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process, when no other one does; the lock of a process ends with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another process computes these embeddings; waiting for it", folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def extract(dump_dir: Pathlike, encoder: Extractor, key: str = "", device: str = "cpu", job: int = 1,

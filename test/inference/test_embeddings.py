@@ -3,6 +3,9 @@
 import json
 import logging
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import kaldiio
@@ -60,7 +63,7 @@ def test_embeddings_are_those_of_the_stretches_and_computed_once(pool, encoder):
     again = stretch_embeddings(pool, encoder)
     assert encoder.clips == 0
     folder = pool / "enroll" / encoder_key(encoder)
-    assert sorted(p.name for p in folder.iterdir()) == ["enroll.ark", "enroll.scp"]
+    assert sorted(p.name for p in folder.glob("[!.]*")) == ["enroll.ark", "enroll.scp"]
     direct = kaldiio.load_scp(str(folder / "enroll.scp"))
     for name in names(pool):
         np.testing.assert_array_equal(again[name], direct[name])
@@ -105,7 +108,61 @@ def test_jobs_share_the_work(pool, encoder, capsys):
     assert encoder.clips == 6 and list(together) == names(pool)
     for name in alone:
         np.testing.assert_allclose(together[name], alone[name], atol=1e-4)
-    assert sorted(p.name for p in (pool / "enroll/jobs").iterdir()) == ["enroll.ark", "enroll.scp"]
+    assert sorted(p.name for p in (pool / "enroll/jobs").glob("[!.]*")) == ["enroll.ark", "enroll.scp"]
+
+
+JOB = '''
+import sys, time
+from pathlib import Path
+import torch
+from espnet_mt_llm.encoders.campplus import CAMPPlus
+from espnet_mt_llm.inference.embeddings import stretch_embeddings
+
+pool, name, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+
+class Slow(CAMPPlus):
+    def forward(self, speech, lengths):
+        with open(pool / f"{name}.clips", "a") as f:
+            f.write("x" * len(speech))
+        time.sleep(seconds)
+        return super().forward(speech, lengths)
+
+encoder = Slow(16000, str(pool / "weights"))
+(pool / f"{name}.ready").touch()
+while not (pool / f"{name}.go").exists():
+    time.sleep(0.01)
+print(len(stretch_embeddings(pool, encoder, "k")))
+'''
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_processes_that_ask_at_once_share_one_computation(pool, encoder):
+    (pool / "weights").mkdir()
+    torch.save(encoder.state_dict(), pool / "weights" / "latest.pth")
+    (pool / "weights" / "config.yaml").write_text(json.dumps({"encoder": "campplus", "encoder_conf": SIZES}))
+    jobs = {name: subprocess.Popen([sys.executable, "-c", JOB, str(pool), name, seconds], stdout=subprocess.PIPE)
+            for name, seconds in (("killed", "1000"), ("a", "0.3"), ("b", "0.3"))}
+    try:
+        wait_for(lambda: all((pool / f"{name}.ready").exists() for name in jobs))
+        (pool / "killed.go").touch()
+        wait_for((pool / "killed.clips").exists)
+        for name in ("a", "b"):
+            (pool / f"{name}.go").touch()
+        time.sleep(1)
+        assert not list(pool.glob("[ab].clips"))  # they wait, until the one that computes is no more
+        jobs["killed"].kill()
+        assert [jobs[name].communicate(timeout=120)[0] for name in ("a", "b")] == [b"6\n", b"6\n"]
+    finally:
+        for job in jobs.values():
+            job.kill()
+            job.wait()
+    assert "".join(path.read_text() for path in pool.glob("[ab].clips")) == "x" * 6
 
 
 def test_command(pool, encoder, tmp_path, capsys):
