@@ -84,6 +84,11 @@ class FeatureConcat(Layout):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.fusion = torch.nn.Linear(2 * size, size)
+        with torch.no_grad():
+            # Begins as the semantic frame, which the language model reads already, and a turned speaker frame beside.
+            self.fusion.weight[:, :size] = torch.eye(size)
+            torch.nn.init.orthogonal_(self.fusion.weight[:, size:])
+            self.fusion.bias.zero_()
 
     def length(self, frames: int) -> int:
         """Return T."""

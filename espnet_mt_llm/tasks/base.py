@@ -32,6 +32,8 @@ from espnet_mt_llm.train.trainer import Trainer
 DEBUG = {"max_epoch": 2, "num_iters_per_epoch": 3, "batch_bins": 400000, "num_workers": 0, "keep_nbest_models": [1]}
 # Entries of a model's state that say how far its training is: another training does not begin with them.
 PROGRESS = ("steps",)
+# How another training step is named: `[../<system>/]<number>_<task>[_…][/<file>.pth]`.
+STEP = re.compile(r"(\.\./[^./][^/]*/)?\d+_[^/]+(/[^/]+\.pth)?")
 
 
 def build(factory: Callable[..., Any], conf: Optional[dict], where: str, *args: Any, **fixed: Any) -> Any:
@@ -177,6 +179,9 @@ class MultiTalkerTask(AbsTask):
                 choose_clips(directory, args.talkers, shapes)
                 setattr(args, f"{mode}_shape_file", [str(shapes)])
         args.init_param = [find_step(p, args.output_dir) for p in args.init_param]
+        for conf in (getattr(args, name, None) for name in ("encoder_conf", "speaker_encoder_conf")):
+            if conf and conf.get("checkpoint"):
+                conf["checkpoint"] = find_checkpoint(conf["checkpoint"], args.output_dir)
         register()
         check_optimizer(args)
         if args.ngpu > 1 and not args.multiprocessing_distributed:
@@ -303,13 +308,39 @@ def find_step(init_param: str, output_dir: Pathlike) -> str:
         UserError: no such file, neither as it stands nor beside ``output_dir``.
     """
     name, *parts = init_param.split(":")
-    for path in (Path(name), Path(output_dir).parent / name):
+    for path in (Path(name), _beside(output_dir, name)):
         if path.is_file():
             if not any(parts[:1]):
                 source, target, without, *rest = [*parts, *[""] * (3 - len(parts))]
                 parts = [source, target, ",".join(filter(None, [without, *PROGRESS])), *rest]
             return ":".join([str(path), *parts])
+    raise _no_step(name, output_dir)
+
+
+def find_checkpoint(checkpoint: str, output_dir: Pathlike) -> str:
+    """Resolve the ``checkpoint`` of an encoder: a step beside ``output_dir``, its directory or a file there.
+
+    Steps are named as in :func:`find_step`. A published checkpoint stays as it is; what is wrong with it, or where to
+    get it, the encoder says.
+
+    Raises:
+        UserError: no such step, neither as it stands nor beside ``output_dir``.
+    """
+    for path in (Path(checkpoint), _beside(output_dir, checkpoint)):
+        if path.exists():
+            return str(path)
+    if STEP.fullmatch(checkpoint):
+        raise _no_step(checkpoint, output_dir)
+    return checkpoint
+
+
+def _beside(output_dir: Pathlike, name: str) -> Path:
+    # By name alone: the directory of a system whose first step this is need not be there yet.
+    return Path(os.path.normpath(Path(output_dir).parent / name))
+
+
+def _no_step(name: str, output_dir: Pathlike) -> UserError:
     system = re.match(r"\.\./([^./][^/]*)/", name)
     repair = f"train that system first: ./run.sh --system {system[1]} --stage train --stop_stage train" if system else \
         "run the training steps in order"
-    raise at(Path(output_dir).parent / name, None, "no such weights to start from", repair)
+    return at(_beside(output_dir, name), None, "no such weights to start from", repair)

@@ -67,6 +67,8 @@ class SpeakerTask(MultiTalkerTask):
             group.add_argument(f"--{name}_conf", action=NestedDictAction, default={}, help=f"arguments of {what}")
         group.add_argument("--crop", type=float, nargs=2, default=[2.0, 2.0],
                            help="seconds, shortest and longest: what is trained on; one length is drawn for a batch")
+        group.add_argument("--talk_over", type=float, default=0.0,
+                           help="share of what is trained on in which another speaker is heard for a while")
         group.add_argument("--valid_stretches", type=int, default=20,
                            help="at most so many of each speaker of the valid set; all pairs of them are scored")
         group.add_argument("--num_speakers", type=int, default=None,
@@ -82,7 +84,9 @@ class SpeakerTask(MultiTalkerTask):
         low, high = args.crop
         if not 0.1 <= low <= high:
             raise UserError(f"crop: {low:g} to {high:g} s; expected 0.1 <= shortest <= longest")
-        return CropBatch(round(low * args.rate), round(high * args.rate)) if train else pad_batch
+        if not 0 <= args.talk_over <= 1:
+            raise UserError(f"talk_over: {args.talk_over:g} is no share; expected 0 to 1")
+        return CropBatch(round(low * args.rate), round(high * args.rate), args.talk_over) if train else pad_batch
 
     @classmethod
     def build_sequence_iter_factory(cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str

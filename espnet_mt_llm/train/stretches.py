@@ -84,16 +84,36 @@ class CropBatch:
 
     Args:
         shortest, longest: samples; every stretch has ``longest``.
+        talk_over: share of the stretches that another one is heard in, see :func:`talked_over`.
     """
 
-    def __init__(self, shortest: int, longest: int) -> None:
-        self.shortest, self.longest = shortest, longest
+    def __init__(self, shortest: int, longest: int, talk_over: float = 0.0) -> None:
+        self.shortest, self.longest, self.talk_over = shortest, longest, talk_over
 
     def __call__(self, stretches: Sequence[tuple[str, dict[str, np.ndarray]]]
                  ) -> tuple[list[str], dict[str, torch.Tensor]]:
         """Return the ids and the batch."""
         size = np.random.randint(self.shortest, self.longest + 1)
-        return pad_batch([(uid, {**data, "speech": data["speech"][:size]}) for uid, data in stretches])
+        speech = np.stack([data["speech"][:size] for _, data in stretches])
+        if self.talk_over:
+            speech = talked_over(speech, self.talk_over)
+        return pad_batch([(uid, {**data, "speech": own}) for (uid, data), own in zip(stretches, speech)])
+
+
+def talked_over(speech: np.ndarray, share: float) -> np.ndarray:
+    """Return stretches ``(B, N)`` of which a ``share`` is talked over by the one before, as in conversations.
+
+    That one is heard in a random part, half of the stretch at most, at the beginning or at the end, and by -5 to 15 dB
+    softer.
+    """
+    out, size = speech.copy(), speech.shape[1]
+    for i in np.flatnonzero(np.random.random(len(speech)) < share):
+        other = speech[i - 1]
+        length = np.random.randint(1, size // 2 + 1)
+        part = slice(0, length) if np.random.random() < 0.5 else slice(size - length, size)
+        loudness = np.sqrt(np.mean(np.square(speech[i])) / max(np.mean(np.square(other)), 1e-10))
+        out[i, part] += other[:length] * loudness * 10 ** (-np.random.uniform(-5, 15) / 20)
+    return out
 
 
 def chosen_evenly(pool: Pool, per_speaker: int) -> list[str]:

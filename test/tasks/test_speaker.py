@@ -16,7 +16,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.stretches import Pool
 from espnet_mt_llm.encoders.campplus import CAMPPlus
 from espnet_mt_llm.tasks.speaker import SpeakerTask
-from espnet_mt_llm.train.stretches import CropBatch, StretchDataset, chosen_evenly, find, read_pool
+from espnet_mt_llm.train.stretches import CropBatch, StretchDataset, chosen_evenly, find, read_pool, talked_over
 
 SYSTEMS = sorted(Path(__file__).resolve().parents[2].glob("egs2/*/mtasr1/conf/speaker_*/*.yaml"))
 CONFIG: dict[str, Any] = {
@@ -119,6 +119,22 @@ def test_stretches_are_drawn_cut_and_repeated(pools):
     names, batch = CropBatch(8000, 16000)(items[:4])
     assert names == [uid] * 4 and 8000 <= batch["speech"].size(1) <= 16000
     assert batch["speech_lengths"].unique().numel() == 1
+
+
+def test_others_are_heard_in_a_part_of_a_stretch():
+    np.random.seed(0)
+    speech = np.random.default_rng(0).standard_normal((200, 100)).astype(np.float32)
+    out = talked_over(speech, 0.5)
+    assert out.dtype == np.float32 and out.shape == speech.shape
+    changed = out != speech
+    assert 0.35 < changed.any(1).mean() < 0.65
+    for row in changed[changed.any(1)]:
+        places = np.flatnonzero(row)
+        assert len(places) <= 50 and len(places) == np.ptp(places) + 1 and (places[0] == 0 or places[-1] == 99)
+    levels = [20 * np.log10(np.std(before[row]) / np.std((after - before)[row])) for before, after, row in
+              zip(speech, out, changed) if row.sum() > 25]
+    assert -9 < min(levels) < 0 and 10 < max(levels) < 19
+    assert np.array_equal(talked_over(speech, 0.0), speech)
 
 
 def test_few_stretches_of_many_are_spread():

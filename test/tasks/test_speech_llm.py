@@ -219,7 +219,7 @@ def test_an_extractor_of_ones_own_is_written_into_the_checkpoints(root: Path, wo
     torch.save(CAMPPlus(frozen=False, **EXTRACTOR).state_dict(), step / "latest.pth")
     (step / "config.yaml").write_text(json.dumps({"encoder": "campplus", "encoder_conf": EXTRACTOR, "rate": 16000}))
     (step / "history.json").write_text("[]")
-    conf = {**DUAL, "speaker_encoder_conf": {"checkpoint": str(step / "latest.pth")}}
+    conf = {**DUAL, "speaker_encoder_conf": {"checkpoint": "speaker/latest.pth"}}  # beside the step's own directory
     out = train(work, root / "dump", "01", **conf)
     published = work / "campplus_cn_common.bin"
     torch.save(torch.load(step / "latest.pth"), published)

@@ -15,7 +15,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.encoders.owsm import Owsm
 from espnet_mt_llm.inference.model import load_model
 from espnet_mt_llm.models.ume import TASKS, UMEModel
-from espnet_mt_llm.tasks.base import find_step, merged, set_data
+from espnet_mt_llm.tasks.base import find_checkpoint, find_step, merged, set_data
 from espnet_mt_llm.tasks.ume import UMETask
 
 SYSTEMS = sorted(Path(__file__).resolve().parents[2].glob("egs2/*/mtasr1/conf/ume*"))
@@ -139,6 +139,23 @@ def test_only_a_whole_model_could_bring_its_progress(tmp_path: Path, parts: str,
 def test_weights_of_another_system_are_named_with_its_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such weights.*--system ume --stage train"):
         find_step("../ume/02_ume_asr/latest.pth:encoder:encoder", tmp_path / "exp" / "ume_short" / "01")
+
+
+def test_checkpoint_of_an_encoder_may_be_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("exp/dual/02_speech_llm")
+    weights = tmp_path / "exp" / "speaker" / "01_speaker" / "latest.pth"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    for name in ("../speaker/01_speaker", "../speaker/01_speaker/latest.pth"):
+        assert find_checkpoint(name, out) == f"exp/speaker/{name.removeprefix('../speaker/')}"
+    assert find_checkpoint("exp/speaker/01_speaker", out) == "exp/speaker/01_speaker"
+    for published in ("downloads/whisper-large-v3", "/data/campplus_cn_common.bin", "../models/wavlm"):
+        assert find_checkpoint(published, out) == published
+    with pytest.raises(UserError, match="^exp/eres2net/01_speaker: no such weights.*--system eres2net --stage"):
+        find_checkpoint("../eres2net/01_speaker", out)
+    with pytest.raises(UserError, match="^exp/dual/01_speaker/latest.pth: no such .*run the training steps in order"):
+        find_checkpoint("01_speaker/latest.pth", out)
 
 
 def test_warmup_of_separation_begins_anew_from_a_whole_model(tmp_path: Path, clips: Path) -> None:
