@@ -30,7 +30,8 @@ def test_it_holds_what_the_cache_of_transformers_holds(first: int) -> None:
         assert ours.get_seq_length() == theirs.get_seq_length()
 
     add(3, first)
-    for call, argument, rows in (("batch_repeat_interleave", 2, 6), ("reorder_cache", torch.tensor([1, 1, 0, 5, 4, 2]), 6),
+    order = torch.tensor([1, 1, 0, 5, 4, 2])
+    for call, argument, rows in (("batch_repeat_interleave", 2, 6), ("reorder_cache", order, 6),
                                  ("batch_select_indices", torch.tensor([5, 0]), 2)):
         for cache in (ours, theirs):
             getattr(cache, call)(argument)
