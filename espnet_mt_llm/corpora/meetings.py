@@ -149,6 +149,9 @@ def speech_of(where: Pathlike, session: str, spans: Mapping[str, Iterable[tuple[
 def _repaired(spans: Iterable[tuple[float, float, str]], where: str) -> list[tuple[float, float, str]]:
     """Return the intervals that have text, by time, with a start from 0 on and an end after it."""
     ordered = sorted(spans)
+    spoken = [span for span in ordered if span[2] and not span[2].isspace()]
+    if all([0 < start < end for start, end, _ in spoken]):
+        return spoken
     repaired = []
     for index, span in enumerate(ordered):
         start, end, text = span

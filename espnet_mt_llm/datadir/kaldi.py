@@ -75,8 +75,8 @@ class Utterance(NamedTuple):
 
 def _segment_lines(utterances: Iterable[Utterance]) -> str:
     """Return the lines of ``segments``, with the times as :func:`format_seconds` writes them."""
-    # A tab marks the end of a number, so that the zeros of all are taken off at once.
-    text = "".join([f"{utt} {rec} {start:.6f}\t {end:.6f}\t\n" for utt, rec, _, start, end, _ in utterances])
+    # A tab marks the end of a number, so that the zeros of all are taken off at once. Faster than an f-string.
+    text = "".join(["%s %s %.6f\t %.6f\t\n" % (utt, rec, start, end) for utt, rec, _, start, end, _ in utterances])
     text = text.replace("0000\t", "")
     return re.sub("0*\t", "", text) if "\t" in text else text
 
@@ -147,7 +147,7 @@ class DataDir:
             check_ids(path / "segments", {u.rec for u in utterances})
             with atomic_open(path / "segments") as f:
                 f.write(_segment_lines(utterances))
-        write_lines(path / "text", [f"{u.utt} {u.text}\n" if u.text else f"{u.utt}\n" for u in utterances])
+        write_lines(path / "text", [f"{utt} {text}\n" if text else f"{utt}\n" for utt, _, _, _, _, text in utterances])
         write_map(path / "spk2utt", spk2utt_of(utt2spk))
         extra = {name: table for name, table in self.extra.items() if table or not is_partial(name)}
         for name, table in extra.items():

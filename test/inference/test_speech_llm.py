@@ -141,10 +141,12 @@ def test_precision_and_adapters(root: Path) -> None:
     """Adapters that are merged give the same logits; half precision gives nearly the same."""
     from espnet_mt_llm.inference.model import load_model
 
+    torch.manual_seed(0)
     plain, _, _ = load_model(root / "exp/01", "speech_llm")
     for name, weight in plain.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight)
+            # Larger ones make attention flip with the last bit.
+            torch.nn.init.normal_(weight, std=0.2)
     (root / "exp/01/drawn.pth").unlink(missing_ok=True)
     torch.save(plain.state_dict(), root / "exp/01/drawn.pth")
     embeds = 0.5 * torch.randn(2, 7, LLM["hidden_size"])
@@ -163,7 +165,7 @@ def test_over_registration(root: Path) -> None:
     assert read_map(path / "utt2num_overregistered") == dict.fromkeys(clips, "3")
     assert read_json(path / "decode.json")["dtype"] == "bfloat16"
     score_decode.main(["--ref", str(root / "dump"), "--hyp", str(path)])
-    assert list(read_json(path / "score.json")["by_overregistered"]) == ["1-10"]
+    assert list(read_json(path / "score.json")["by_overregistered"]) == ["3"]
 
 
 def test_who_is_registered(root: Path) -> None:
