@@ -111,6 +111,14 @@ def test_anchors_of_fifty_seconds() -> None:
     assert TimeConcat(H, ANCHORS).length(20) == TimeConcat(H, ANCHORS).length(19) + 2 == 2 * 22
 
 
+def test_feature_concat_begins_as_the_semantic_frames() -> None:
+    layout, (semantic, lengths) = FeatureConcat(H), (torch.randn(2, 5, H), torch.tensor([5, 5]))
+    assert torch.allclose(layout(semantic, torch.zeros_like(semantic), lengths)[0], semantic, atol=1e-6)
+    speaker = torch.randn(2, 5, H)
+    added = layout(semantic, speaker, lengths)[0] - semantic
+    assert torch.allclose(added.norm(dim=-1), speaker.norm(dim=-1), rtol=1e-4)
+
+
 def test_feature_concat() -> None:
     layout = FeatureConcat(H)
     semantic, speaker, lengths = batch_of([7, 3])
