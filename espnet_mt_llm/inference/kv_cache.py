@@ -1,7 +1,7 @@
 """Keys and values of a language model while it answers, in memory with room for more.
 
-transformers puts each new position behind the old ones by copying all of them: for a batch that is half the time of a
-step. Here a position is written where there is room, and all are copied only when there is none left.
+transformers puts each new position behind the old ones by copying all of them. Here a position is written where there
+is room, and all are copied only when there is none left.
 """
 
 from collections.abc import Callable

@@ -96,6 +96,15 @@ def bin_name(number: int) -> str:
     return f"{first}-{first + BIN - 1}"
 
 
+def up_to(number: str) -> int:
+    """Return the last number of over-registered speakers of a bin.
+
+    >>> up_to("11-20"), up_to("5")
+    (20, 5)
+    """
+    return int(number.rpartition("-")[2])
+
+
 def by_overregistered(clips: Iterable[ClipScore], numbers: Mapping[str, int]) -> Dict[str, List[ClipScore]]:
     """Sort clips by over-registered speakers, the fewest first: into the bins of :func:`bin_name`.
 

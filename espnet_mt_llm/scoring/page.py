@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from espnet_mt_llm.common import Pathlike, UserError, atomic_open
 from espnet_mt_llm.scoring import sessions as show
+from espnet_mt_llm.scoring.answers import up_to
 from espnet_mt_llm.scoring.charts import curves, line_chart
 from espnet_mt_llm.scoring.diarization import RTTM, read_hypothesis_times
 from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
@@ -12,7 +13,7 @@ from espnet_mt_llm.scoring.result_types import TalkerCounts
 from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
 from espnet_mt_llm.scoring.table import (Row, Score, by_convention, caption, environments, measures, metric_names,
                                          others_table, overregistered_curves, overregistered_table, percent, rows_of,
-                                         table, up_to)
+                                         table)
 from espnet_mt_llm.text.serialisation import read_supervision
 
 # The table of single sessions on the page; all of them stand in score.json.

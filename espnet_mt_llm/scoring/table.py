@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, nearest
 from espnet_mt_llm.datadir.statistics import Statistics
+from espnet_mt_llm.scoring.answers import up_to
 from espnet_mt_llm.scoring.score import read_json
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -328,15 +329,6 @@ def overregistered_curves(scores: Sequence[Score]) -> Dict[str, List[Tuple[str, 
             if rate is not None:
                 out.setdefault(" / ".join(name), []).append((number, 100 * rate))
     return {name: sorted(points, key=lambda p: up_to(p[0])) for name, points in out.items()}
-
-
-def up_to(number: str) -> int:
-    """Return the last number of over-registered speakers of a bin.
-
-    >>> up_to("11-20"), up_to("5")
-    (20, 5)
-    """
-    return int(number.rpartition("-")[2])
 
 
 def mermaid_chart(title: str, over: str, unit: str, points: Sequence[Tuple[str, float]]) -> str:

@@ -8,12 +8,10 @@ out. Answers are compared first. The unit is audio seconds decoded per second of
 """
 
 import argparse
-import statistics
 import time
 from functools import partial
-from typing import Callable
 
-from report import add_arguments, row, show
+from report import add_arguments, medians, row, show
 
 END, PAD = 1, 0
 
@@ -79,17 +77,6 @@ class Decoding:
         return found
 
 
-def cpu_seconds(functions: tuple[Callable[[], object], ...], repeats: int) -> list[float]:
-    """Return the median CPU seconds of each, run in turn."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats):
-        for function, taken in zip(functions, times):
-            begin = time.process_time()
-            function()
-            taken.append(time.process_time() - begin)
-    return [statistics.median(taken) for taken in times]
-
-
 def main() -> None:
     """Check that both sides agree, time them and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -118,8 +105,8 @@ def main() -> None:
         for batch in batches:
             if decoding.ours(beam, batch) != expected:
                 raise SystemExit(f"{what}, batch {batch}: the answers of both sides differ")
-        *mine, theirs = cpu_seconds((*(partial(decoding.ours, beam, batch) for batch in batches),
-                                     partial(decoding.peer, beam)), args.repeats)
+        *mine, theirs = medians((*(partial(decoding.ours, beam, batch) for batch in batches),
+                                 partial(decoding.peer, beam)), args.repeats, time.process_time)
         rows += [row(f"{what}, batch {batch}", decoding.audio / seconds, decoding.audio / theirs, "x real time")
                  for batch, seconds in zip(batches, mine)]
     show(rows, args.json)

@@ -13,7 +13,7 @@ import statistics
 import time
 from typing import Callable
 
-from report import add_arguments, row, show
+from report import add_arguments, medians, row, show
 
 ANCHORS = [[k] if k < 10 else [k // 10, k % 10] for k in range(1, 100)]
 
@@ -47,14 +47,7 @@ def by_hand(layout, semantic, speaker, lengths, anchors):
 
 def median_ms(functions: list[Callable[[], object]], repeats: int) -> list[float]:
     """Return the median CPU milliseconds of each function, called in turn; the first calls are not counted."""
-    times: list[list[float]] = [[] for _ in functions]
-    for turn in range(repeats + 1):
-        for function, taken in zip(functions, times):
-            begin = time.process_time()
-            function()
-            if turn:
-                taken.append(1000 * (time.process_time() - begin))
-    return [statistics.median(taken) for taken in times]
+    return [1000 * seconds for seconds in medians(functions, repeats, time.process_time, warm_up=1)]
 
 
 def layouts_of(size: int) -> dict:

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -22,14 +22,27 @@ def row(name: str, ours: float, peer: Optional[float], unit: str) -> dict:
 
 
 def interleaved(ours: Callable[[], object], peer: Callable[[], object], repeats: int = 5) -> tuple[float, float]:
-    """Return the median seconds of both, run in turn so that the machine's moods meet both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for function, taken in zip((ours, peer), times):
-            begin = time.perf_counter()
+    """Return the median seconds of both, see :func:`medians`."""
+    first, second = medians((ours, peer), repeats)
+    return first, second
+
+
+def medians(functions: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter,
+            warm_up: int = 0) -> list[float]:
+    """Return the median seconds of each function, run in turn so that the machine's moods meet all.
+
+    Args:
+        clock: ``time.process_time`` for a machine that others use, too.
+        warm_up: first calls of each that are not counted.
+    """
+    times: list[list[float]] = [[] for _ in functions]
+    for turn in range(warm_up + repeats):
+        for function, taken in zip(functions, times):
+            begin = clock()
             function()
-            taken.append(time.perf_counter() - begin)
-    return statistics.median(times[0]), statistics.median(times[1])
+            if turn >= warm_up:
+                taken.append(clock() - begin)
+    return [statistics.median(taken) for taken in times]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
