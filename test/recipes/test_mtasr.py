@@ -162,6 +162,17 @@ def test_dry_run_prints_the_commands_and_makes_nothing(recipe: Recipe) -> None:
         assert part in shown
 
 
+def test_an_earlier_step_can_be_decoded_and_scored(finished: Recipe) -> None:
+    finished.write("conf/sctc/02_sctc_second.yaml", "lr: 1\n")
+    finished.run("--inference_step", "01", "--test_sets", "dev_sim")
+    calls = finished.calls()
+    assert calls[:1] == ["train_sctc"] and "make_results" in calls
+    assert "--model_dir exp/sctc/01_sctc_first " in finished.lines[calls.index("decode_sctc")]
+    assert "--inference_config conf/decode_sctc.yaml --inference_step 01" in finished.lines[calls.index("merge_decode")]
+    assert (finished.path / "exp/sctc/01_sctc_first/decode_sctc/dev_sim/score.json").exists()
+    assert not (finished.path / "exp/sctc/02_sctc_second/decode_sctc").exists()
+
+
 def test_a_changed_configuration_trains_anew_and_keeps_the_old_model(finished: Recipe) -> None:
     finished.write("conf/sctc/01_sctc_first.yaml", "lr: 2\n")
     shown = finished.run()
@@ -302,6 +313,7 @@ def test_debug_and_another_language_have_their_own_files(recipe: Recipe) -> None
     (["--stage", "train", "--stop_stage", "data"], "--stage train comes after --stop_stage data"),
     (["--stage", "11"], "stages are 1 to 10"),
     (["--system", "dual"], "systems of this recipe: sctc/"),
+    (["--inference_step", "03"], "no such step of sctc; steps: 01_sctc_first.yaml"),
     (["--debug", "yes"], "--debug yes: expected true or false"),
     (["--on_change", "ask"], "use restart or resume"),
     (["--cmd_backend", "sge"], "cmd_backend=sge is not known"),

@@ -44,6 +44,7 @@ on_change=restart           # training step whose inputs changed: restart (the o
 inference_config=           # decoding configurations, default: conf/decode_<task>.yaml, and _match and _over of a system
                             # that registers speakers
 inference_args=             # further options of the decoding command
+inference_step=             # training step whose model is decoded, scored and packed, e.g. 04; default: the last
 gpu_inference=false         # decode on a GPU
 score_args=                 # further options of scoring, e.g. "--sweep_diarization true"
 # Machine
@@ -237,12 +238,13 @@ decode_set() { # SET CONFIGURATION TASK
         --out_dir "${dir}" --job JOB --num_jobs "${inference_nj}" "${options[@]}" ${inference_args}
     run ${python} -m espnet_mt_llm.bin.merge_decode --out_dir "${dir}" --num_jobs "${inference_nj}" \
         --command "$(command_line --system "${system}" --inference_config "$2" \
+            $([ "${system}/${inference_step}" = "${steps[-1]}" ] || echo "--inference_step ${inference_step%%_*}") \
             ${train_args:+--train_args "'${train_args}'"} ${inference_args:+--inference_args "'${inference_args}'"})"
 }
 
 stage_decode() {
-    local set config last_task trained=${expdir}/.done/train.${system}.${last_step}
-    last_task=$(task_of "${system}/${last_step}")
+    local set config task trained=${expdir}/.done/train.${system}.${inference_step}
+    task=$(task_of "${system}/${inference_step}")
     made_by train "${trained}" "${model_dir}"
     for config in ${inference_config}; do
         [ -e "${config}" ] || fail "${config}: no such file; give --inference_config"
@@ -250,13 +252,13 @@ stage_decode() {
             made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
             inputs=("${config}" "${trained}" "${dumpdir}/${set}")
             outputs=("${model_dir}/$(basename "${config}" .yaml)/${set}/hyp.seglst.json")
-            unit "${expdir}/.done/decode.$(tag_of "${config}" "${set}")" decode_set "${set}" "${config}" "${last_task}"
+            unit "${expdir}/.done/decode.$(tag_of "${config}" "${set}")" decode_set "${set}" "${config}" "${task}"
         done
     done
 }
 
 tag_of() { # CONFIGURATION SET
-    echo "${system}.${last_step}.$(basename "$1" .yaml).$2"
+    echo "${system}.${inference_step}.$(basename "$1" .yaml).$2"
 }
 
 score_set() { # SET DECODE-DIR
@@ -307,10 +309,10 @@ make_package() {
 }
 
 stage_pack() {
-    local trained=${expdir}/.done/train.${system}.${last_step}
+    local trained=${expdir}/.done/train.${system}.${inference_step}
     made_by train "${trained}" "${model_dir}"
     inputs=("${trained}") outputs=("${model_dir}.zip")
-    unit "${expdir}/.done/pack.${system}.${last_step}" make_package
+    unit "${expdir}/.done/pack.${system}.${inference_step}" make_package
 }
 
 skipped() { # NUMBER: by an option?
@@ -383,11 +385,14 @@ steps=("conf/${system}"/[0-9][0-9]_*_*.yaml)
 if [ ${#steps[@]} -gt 0 ]; then
     # shellcheck disable=SC2046
     read -r -a steps <<<"$(once $(steps_of "${system}"))"
-    last_step=${steps[-1]#*/}
-    model_dir=${expdir}/${system}/${last_step}
+    chosen=("conf/${system}/${inference_step}"*.yaml)
+    [ ${#chosen[@]} -gt 0 ] || fail "--inference_step ${inference_step}: no such step of ${system}; steps:" \
+        "$(cd "conf/${system}" && echo [0-9][0-9]_*.yaml)"
+    inference_step=$(basename "${chosen[-1]}" .yaml)
+    model_dir=${expdir}/${system}/${inference_step}
     if [ -z "${inference_config}" ]; then
-        inference_config=conf/decode_$(task_of "${steps[-1]}")
-        if registers "${steps[-1]}"; then
+        inference_config=conf/decode_$(task_of "${system}/${inference_step}")
+        if registers "${system}/${inference_step}"; then
             inference_config="${inference_config}.yaml ${inference_config}_match.yaml ${inference_config}_over"
         fi
         inference_config+=.yaml
