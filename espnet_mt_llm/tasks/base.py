@@ -25,8 +25,11 @@ from espnet_mt_llm.text.token_list import TOKEN_TYPES, Tokenizer, read_token_lis
 from espnet_mt_llm.train.batches import MixedBatches
 from espnet_mt_llm.train.collate import pad_batch
 from espnet_mt_llm.train.data_types import register
+from espnet_mt_llm.train.muon import Muon
 from espnet_mt_llm.train.preprocess import TalkerTexts
 from espnet_mt_llm.train.trainer import Trainer
+
+optim_classes["muon"] = Muon
 
 # What --debug changes: enough to run every line of the training, nothing more.
 DEBUG = {"max_epoch": 2, "num_iters_per_epoch": 3, "batch_bins": 400000, "num_workers": 0, "keep_nbest_models": [1]}
@@ -195,6 +198,13 @@ class MultiTalkerTask(AbsTask):
                 json.dump(environment(), f, indent=1)
                 f.write("\n")
             cls.main(args=args)
+
+    @classmethod
+    def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+        """Return the optimizer of ``args.optim``; ``muon`` must know which parameters are embeddings."""
+        if args.optim == "muon":
+            return [Muon(model, **args.optim_conf)]
+        return super().build_optimizers(args, model)
 
 
 def merged(values: dict, changes: dict) -> dict:
