@@ -17,6 +17,8 @@ Assignment = Tuple[Tuple[Optional[str], Optional[str]], ...]
 ORC_EXACT_CELLS = 300_000
 # meeteval takes more for a mistake.
 MAX_SPEAKERS = 20
+# As many streams do its searches for the best stream of an utterance take.
+MAX_STREAMS = 10
 
 
 def _errors(rate) -> Errors:
@@ -74,7 +76,8 @@ def _pair_errors(reference: Tokens, hypothesis: Tokens) -> Errors:
 def orc(reference: Sequence[Tokens], hypothesis: Mapping[str, Tokens]) -> Tuple[Errors, bool]:
     """Optimal reference combination: each reference utterance may go to any hypothesis stream.
 
-    Returns the errors and whether the search was exact (see ``ORC_EXACT_CELLS``).
+    Returns the errors and whether the search was exact (see ``ORC_EXACT_CELLS``). Of more than ten streams, those with
+    the fewest words get no utterance: all their words are insertions.
 
     >>> orc([["a"], ["c", "d"], ["e"]], {"0": ["a", "c"], "1": ["d", "e"]})
     (Errors(length=4, insertions=1, deletions=1, substitutions=0), True)
@@ -82,18 +85,25 @@ def orc(reference: Sequence[Tokens], hypothesis: Mapping[str, Tokens]) -> Tuple[
     from meeteval.wer.wer.orc import greedy_orc_word_error_rate, orc_word_error_rate
 
     utterances = [" ".join(u) for u in reference if u]
-    if len(hypothesis) > MAX_SPEAKERS:
-        # Beyond meeteval's limit: all is wrong, so that who calls takes cp, which is never better than ORC.
-        return Errors(length := sum(map(len, reference)), sum(map(len, hypothesis.values())), length), False
+    kept, left = _longest(hypothesis)
     cells = sum(len(u) for u in reference) * math.prod(len(h) + 1 for h in hypothesis.values())
-    exact = cells <= ORC_EXACT_CELLS and 0 < len(hypothesis) <= 10
+    exact = cells <= ORC_EXACT_CELLS and 0 < len(hypothesis) <= MAX_STREAMS
     search = orc_word_error_rate if exact else greedy_orc_word_error_rate
-    rate = search(utterances, _joined(hypothesis), reference_sort=False, hypothesis_sort=False)
-    return _errors(rate), exact or not hypothesis
+    rate = search(utterances, _joined(kept), reference_sort=False, hypothesis_sort=False)
+    return _errors(rate) + Errors(0, insertions=left), exact or not hypothesis
+
+
+def _longest(streams: Mapping[str, Tokens]) -> Tuple[Dict[str, Tokens], int]:
+    """Return the ``MAX_STREAMS`` streams with the most tokens, in order, and the number of tokens of the others."""
+    names = set(sorted(streams, key=lambda name: -len(streams[name]))[:MAX_STREAMS])
+    return ({name: tokens for name, tokens in streams.items() if name in names},
+            sum(len(tokens) for name, tokens in streams.items() if name not in names))
 
 
 def dicp(reference: Mapping[str, Tokens], hypothesis: Sequence[Tokens]) -> Errors:
     """Diarization-invariant cp errors, greedy: each hypothesis utterance may go to any reference speaker.
+
+    Of more than ten reference speakers, those with the fewest words get none: all their words are deletions.
 
     >>> dicp({"A": ["a", "b"], "B": ["c", "d"]}, [["a"], ["b"], ["c", "d"]])
     Errors(length=4, insertions=0, deletions=0, substitutions=0)
@@ -102,8 +112,9 @@ def dicp(reference: Mapping[str, Tokens], hypothesis: Sequence[Tokens]) -> Error
 
     # ORC with the sides swapped, as meeteval defines it: insertions and deletions change places.
     utterances = [" ".join(u) for u in hypothesis if u]
-    rate = greedy_orc_word_error_rate(utterances, _joined(reference), reference_sort=False, hypothesis_sort=False)
-    return Errors(sum(len(t) for t in reference.values()), rate.deletions, rate.insertions, rate.substitutions)
+    kept, left = _longest(reference)
+    rate = greedy_orc_word_error_rate(utterances, _joined(kept), reference_sort=False, hypothesis_sort=False)
+    return Errors(sum(len(t) for t in reference.values()), rate.deletions, rate.insertions + left, rate.substitutions)
 
 
 def edit(reference: Tokens, hypothesis: Tokens) -> Errors:

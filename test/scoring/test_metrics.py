@@ -83,3 +83,14 @@ def test_a_long_orc_search_is_greedy():
 def test_too_many_speakers():
     with pytest.raises(UserError, match="21 speakers in one clip"):
         cp({str(i): ["a"] for i in range(21)}, {})
+
+
+@pytest.mark.parametrize("streams", [11, 21])
+def test_more_streams_than_the_search_takes(streams: int) -> None:
+    """A model may invent speakers, and a session may have more than ten."""
+    long = {str(i): ["a", "b", "c"] for i in range(2)}
+    short = {str(i): ["x"] for i in range(2, streams)}
+    utterances = [["a", "b", "c"], ["a", "b", "d"]]
+    # Eight of the short streams are searched, in vain; the words of all of them are insertions.
+    assert orc(utterances, {**long, **short}) == (Errors(6, insertions=streams - 2, substitutions=1), False)
+    assert dicp({**long, **short}, utterances) == Errors(4 + streams, deletions=streams - 2, substitutions=1)
