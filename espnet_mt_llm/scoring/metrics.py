@@ -17,7 +17,7 @@ Assignment = Tuple[Tuple[Optional[str], Optional[str]], ...]
 ORC_EXACT_CELLS = 300_000
 # meeteval takes more for a mistake.
 MAX_SPEAKERS = 20
-# As many streams do its searches for the best stream of an utterance take.
+# The most streams that meeteval's ORC searches take.
 MAX_STREAMS = 10
 
 

@@ -313,7 +313,7 @@ def test_debug_and_another_language_have_their_own_files(recipe: Recipe) -> None
     (["--stage", "train", "--stop_stage", "data"], "--stage train comes after --stop_stage data"),
     (["--stage", "11"], "stages are 1 to 10"),
     (["--system", "dual"], "systems of this recipe: sctc/"),
-    (["--inference_step", "03"], "no such step of sctc; steps: 01_sctc_first.yaml"),
+    (["--inference_step", "03"], "no such step of sctc, or several; steps: 01_sctc_first.yaml"),
     (["--debug", "yes"], "--debug yes: expected true or false"),
     (["--on_change", "ask"], "use restart or resume"),
     (["--cmd_backend", "sge"], "cmd_backend=sge is not known"),

@@ -385,10 +385,10 @@ steps=("conf/${system}"/[0-9][0-9]_*_*.yaml)
 if [ ${#steps[@]} -gt 0 ]; then
     # shellcheck disable=SC2046
     read -r -a steps <<<"$(once $(steps_of "${system}"))"
-    chosen=("conf/${system}/${inference_step}"*.yaml)
-    [ ${#chosen[@]} -gt 0 ] || fail "--inference_step ${inference_step}: no such step of ${system}; steps:" \
-        "$(cd "conf/${system}" && echo [0-9][0-9]_*.yaml)"
-    inference_step=$(basename "${chosen[-1]}" .yaml)
+    chosen=("conf/${system}/${inference_step:-${steps[-1]#*/}}"*.yaml)
+    [ ${#chosen[@]} -eq 1 ] || fail "--inference_step ${inference_step}: no such step of ${system}, or several;" \
+        "steps: $(cd "conf/${system}" && echo [0-9][0-9]_*.yaml)"
+    inference_step=$(basename "${chosen[0]}" .yaml)
     model_dir=${expdir}/${system}/${inference_step}
     if [ -z "${inference_config}" ]; then
         inference_config=conf/decode_$(task_of "${system}/${inference_step}")
