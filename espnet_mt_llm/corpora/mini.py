@@ -6,8 +6,9 @@ at 22.05 kHz). English: 61 words. Mandarin (``lang="zh"``): 42 words, transcript
 the speakers and every sentence (a sentence belongs to one split, by its hash). All words occur in every split.
 
 Beside each split there is its crowd, many voices that say little: each variant of the split at four pitches and speeds,
-and in the test eight further variants. 192 + 24 + 64 speakers, called by names of three letters; 16, 8 and 16
-utterances each, 2 hours. Conversations are made of them, and others than who talks can be registered.
+in training also twelve times with a vocal tract of another length (what is spoken is resampled, which moves the
+formants), and in the test eight further variants. 768 + 24 + 64 speakers, called by names of three or four letters; 8,
+8 and 16 utterances each, 3.4 hours. Conversations are made of them, and others than who talks can be registered.
 Silence before and after is cut to 20 ms, so segments are tight. The recordings lie in ``<root>/<lang>/<speaker>/``.
 """
 
@@ -23,7 +24,7 @@ from espnet_mt_llm.corpora.espeak import speak
 from espnet_mt_llm.datadir.audio import duration, write_audio
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id
 
-NUM_UTTERANCES = {"train": 2400, "dev": 200, "test": 300, "train_crowd": 3072, "dev_crowd": 192, "test_crowd": 1024}
+NUM_UTTERANCES = {"train": 2400, "dev": 200, "test": 300, "train_crowd": 6144, "dev_crowd": 192, "test_crowd": 1024}
 DEBUG_NUM_UTTERANCES = {"train": 96, "dev": 12, "test": 16, "train_crowd": 32, "dev_crowd": 24, "test_crowd": 32}
 RATE = 16000
 _VERSION = 1  # of the making; another one makes the recordings again
@@ -39,7 +40,9 @@ VARIANTS = {
 # Of the crowd of the test alone; a recogniser makes as many errors on them as on the others.
 MORE_VARIANTS = {"test": "Jacky Storm Tweaky marcelo ed klatt klatt4 klatt5".split()}
 CROWD = "_crowd"
-_REGISTERS = 4  # voices of a variant in a crowd
+_CONSONANTS, _VOWELS = "bdfghjklmnrtvz", "aeiou"
+_PITCHES = 4
+_REGISTERS = {"train": 16}  # voices of a variant in a crowd, default: one of each pitch
 _GROUP = 8  # voices of a crowd that are there before the next ones, so that a small crowd has few voices
 
 
@@ -120,13 +123,14 @@ GRAMMARS = {
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice: espeak-ng's variant, words per minute, pitch and pitch range (0-100)."""
+    """A voice: espeak-ng's variant, words per minute, pitch and pitch range (0-100), formants in percent of the variant's."""
 
     id: str
     variant: str
     speed: int
     pitch: int
     pitch_range: int
+    formants: int = 100
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,13 @@ def _crowd_of(split: str, seed: int) -> list[Speaker]:
     """Return the crowd of a split: all variants in the first register, then all in the second one, and so on."""
     ids = iter(_names(split, seed))
     found = []
-    for register in range(_REGISTERS):
+    for register in range(_registers(split)):
         for variant in _crowd_variants(split):
             chance = Chance(seed, "mini crowd", variant, register)
-            speed, pitch = 140 + chance.index(51), 20 + 15 * register + chance.index(6)
-            found.append(Speaker(next(ids), variant, speed, pitch, 35 + chance.index(31)))
+            speed, pitch = 140 + chance.index(51), 20 + 15 * (register % _PITCHES) + chance.index(6)
+            pitch_range = 35 + chance.index(31)
+            formants = 100 if register < _PITCHES else 86 + chance.index(31)
+            found.append(Speaker(next(ids), variant, speed, pitch, pitch_range, formants))
     return found
 
 
@@ -167,11 +173,19 @@ def _crowd_variants(split: str) -> list[str]:
     return [*VARIANTS[split], *MORE_VARIANTS.get(split, ())]
 
 
+def _registers(split: str) -> int:
+    return _REGISTERS.get(split, _PITCHES)
+
+
 def _names(split: str, seed: int) -> list[str]:
-    """Return the names of the crowd of a split, drawn from all of three letters that sound like one."""
-    possible = [a + b + c for a in "bdfghjklmnrtvz" for b in "aeiou" for c in "lmnrs"]
-    drawn = iter(Chance(seed, "mini names").sample(possible, len(possible)))
-    taken = {name: [next(drawn) for _ in range(_REGISTERS * len(_crowd_variants(name)))] for name in VARIANTS}
+    """Return the names of the crowd of a split, drawn from all of three letters that sound like one, then of four."""
+    three = [a + b + c for a in _CONSONANTS for b in _VOWELS for c in "lmnrs"]
+    drawn = iter(Chance(seed, "mini names").sample(three, len(three)))
+    taken = {name: [next(drawn) for _ in range(_PITCHES * len(_crowd_variants(name)))] for name in VARIANTS}
+    four = [a + b + c + d for a in _CONSONANTS for b in _VOWELS for c in _CONSONANTS for d in _VOWELS]
+    drawn = iter(Chance(seed, "mini longer names").sample(four, len(four)))
+    for name in VARIANTS:
+        taken[name] += [next(drawn) for _ in range((_registers(name) - _PITCHES) * len(_crowd_variants(name)))]
     return taken[split]
 
 
@@ -228,7 +242,10 @@ def make_recording(recording: _Recording) -> None:
     from scipy.signal import resample_poly
 
     who = recording.speaker
-    spoken, rate = speak(recording.voice, recording.text, who.speed, who.pitch, who.pitch_range)
+    # Played faster, the formants are higher; it is spoken slower by as much.
+    spoken, rate = speak(recording.voice, recording.text, round(who.speed * 100 / who.formants), who.pitch,
+                         who.pitch_range)
+    rate = rate * who.formants // 100
     common = gcd(rate, RATE)
     samples = resample_poly(spoken.astype(np.float32) / 32768, RATE // common, rate // common)
     samples = speech.set_level(speech.trim(samples.astype(np.float32, copy=False), RATE))

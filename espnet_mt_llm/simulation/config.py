@@ -11,7 +11,7 @@ _RESERVED = ("defaults", "debug")
 CONCATENATED, STATISTICS = "concatenated", "statistics"
 # Keys of mixtures alone, and keys of conversations alone with what they are where nothing is said.
 _OF_MIXTURES = ("overlap", "offsets", "max_duration")
-_OF_CONVERSATIONS = {"duration": 50.0, "gap": (0.1, 0.5), "statistics": None, "max_gap": 7.0}
+_OF_CONVERSATIONS = {"duration": (50.0, 50.0), "gap": (0.1, 0.5), "statistics": None, "max_gap": 7.0}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class SimulationConfig:
         rir_scp, rir_probability: impulse responses (a Kaldi map, too), one drawn for each talker, how often.
         conversation: null for mixtures; ``concatenated``: utterances of the speakers one after the other;
             ``statistics``: turns, pauses and overlaps as in real conversations.
-        duration: the longest a conversation may get, seconds; it is filled with whole utterances.
+        duration: the longest a conversation may get, seconds; it is filled with whole utterances. A range
+            (``[3, 12]``) is drawn from for each, so that a model hears all lengths.
         gap: with ``concatenated``: range of the pauses between utterances, seconds.
         statistics: with ``statistics``: what to learn from, a data directory (beside ``source``, or a path) or an RTTM.
         max_gap: longer pauses and overlaps are not learned, seconds.
@@ -68,7 +69,7 @@ class SimulationConfig:
     rir_scp: Optional[str] = None
     rir_probability: float = 1.0
     conversation: Optional[str] = None
-    duration: Optional[float] = None
+    duration: Optional[tuple[float, float]] = None
     gap: Optional[tuple[float, float]] = None
     statistics: Optional[str] = None
     max_gap: Optional[float] = None
@@ -91,6 +92,8 @@ class SimulationConfig:
         for key in ("level_db", "snr", "gap"):
             if getattr(config, key) is not None:
                 changes[key] = _range(getattr(config, key), key, where)
+        if config.duration is not None:
+            changes["duration"] = _duration(config.duration, where)
         changes |= (_mixture if config.conversation is None else _conversation)(config, where)
         _check_scalars(config, where)
         return replace(config, **changes)
@@ -156,14 +159,12 @@ def _conversation(config: SimulationConfig, where: Pathlike) -> dict[str, Any]:
 
 def _check_scalars(config: SimulationConfig, where: Pathlike) -> None:
     numbers = ("min_onset_gap", "tie", "noise_probability", "rir_probability")
-    for key in numbers + ("level", "max_duration", "duration", "max_gap"):
+    for key in numbers + ("level", "max_duration", "max_gap"):
         value = getattr(config, key)
         if value is None and key not in numbers:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or (key != "level" and value < 0):
             raise at(where, None, f"{key}: {value!r}", "a number that is not negative is expected")
-    if config.duration == 0:
-        raise at(where, None, "duration: 0", "a conversation has some seconds, e.g. 50")
     for key in ("rate", "seed"):
         if isinstance(getattr(config, key), bool) or not isinstance(getattr(config, key), int):
             raise at(where, None, f"{key}: {getattr(config, key)!r}", "a whole number is expected")
@@ -172,6 +173,14 @@ def _check_scalars(config: SimulationConfig, where: Pathlike) -> None:
     for key in ("alone", "same_source", "write", "write_sources"):
         if not isinstance(getattr(config, key), bool):
             raise at(where, None, f"{key}: {getattr(config, key)!r}", "true or false is expected")
+
+
+def _duration(value: Any, where: Pathlike) -> tuple[float, float]:
+    one = isinstance(value, (int, float)) and not isinstance(value, bool)
+    low, high = (value, value) if one else _range(value, "duration", where)
+    if low <= 0:
+        raise at(where, None, f"duration: {value!r}", "a conversation has some seconds, e.g. 50, or a range, [10, 50]")
+    return low, high
 
 
 def _range(value: Any, key: str, where: Pathlike) -> tuple[float, float]:

@@ -156,11 +156,13 @@ class _Drawer:
         for _ in range(_ATTEMPTS):
             speakers = self._speakers(chance, talkers)
             pools = [Pool(self.sources.seconds(k), self.sources.of_speaker[k].start) for k in speakers]
-            if sum(pool.shortest + TICK for pool in pools) <= config.duration:
+            low, high = config.duration
+            longest = chance.uniform(low, high) if low < high else high
+            if sum(pool.shortest + TICK for pool in pools) <= longest:
                 steps = self._fitted(chance) if self._fitted else concatenated_steps(chance, talkers, config.gap)
-                return speakers, converse(chance, pools, steps, config.duration)
+                return speakers, converse(chance, pools, steps, longest)
         raise UserError(f"set '{self.name}': in {_ATTEMPTS} draws of {talkers} speakers, one utterance of each was "
-                        f"never within duration: {config.duration} s; raise it or use shorter sources")
+                        f"never within duration: {config.duration[1]} s; raise it or use shorter sources")
 
     def _rir(self, chance: Chance) -> Optional[str]:
         reverberate = bool(self.rirs) and chance.uniform(0, 1) < self.config.rir_probability
@@ -195,7 +197,7 @@ class _Drawer:
         length = max(round(s.offset * rate) + s.num_samples(rate)
                      + (len(self.cache.impulse_response(s.rir, rate)) - 1 if s.rir else 0) for s in sources)
         # The reverberation of the last words may end with the conversation.
-        return length if self.config.duration is None else min(length, round(self.config.duration * rate))
+        return length if self.config.duration is None else min(length, round(self.config.duration[1] * rate))
 
     def _with_noise(self, mixture: Mixture, chance: Chance) -> Mixture:
         """Add the noise that is drawn and the scale that is needed; the mixture is rendered once for both."""
@@ -333,7 +335,7 @@ def write_report(config: SimulationConfig, statistics: Optional[TurnStatistics],
     """Write and return what the conversations of a set should be like (``target``) and are like (``achieved``)."""
     if statistics is not None:
         target = statistics.summary()
-        target["speech_per_conversation"] = round(target["speech_share"] * config.duration, 4)
+        target["speech_per_conversation"] = round(target["speech_share"] * sum(config.duration) / 2, 4)
     else:
         total = sum(config.num_mixtures.values()) or 1
         mean = round(sum(config.gap) / 2, 4)

@@ -35,14 +35,23 @@ class Concatenation:
     Attributes:
         seconds: the longest row.
         speakers: the most speakers in it.
+        shortest: the longest length of a row is drawn anew between this and ``seconds``, so that lengths are mixed;
+            without it every row is filled to ``seconds``.
     """
 
     seconds: float = 50.0
     speakers: int = 8
+    shortest: Optional[float] = None
 
     def __post_init__(self) -> None:
         if not self.seconds > 0 or self.speakers < 1:
             raise ValueError(f"up to {self.seconds} s of {self.speakers} speakers: expected more than 0 of both")
+        if self.shortest is not None and not 0 <= self.shortest <= self.seconds:
+            raise ValueError(f"rows from {self.shortest} to {self.seconds} s: expected 0 <= shortest <= seconds")
+
+    def draw(self, random: np.random.RandomState) -> float:
+        """Return how long the next row may be, in seconds."""
+        return self.seconds if self.shortest is None else random.uniform(self.shortest, self.seconds)
 
 
 class PositionBatches(AbsSampler):
@@ -118,18 +127,18 @@ class PositionBatches(AbsSampler):
         if self.concatenation is None:
             return [[name] for name in order]
         rows: list[list[str]] = []
-        seconds, speakers = math.inf, frozenset()
+        seconds, speakers, longest = math.inf, frozenset(), 0.0
         for name in order:
             size = self.clips[name]
             together = speakers | size.speakers
-            if (rows and seconds + size.seconds <= self.concatenation.seconds
+            if (rows and seconds + size.seconds <= longest
                     and len(together) <= self.concatenation.speakers
                     and self._positions([*rows[-1], name]) <= self.batch_positions):
                 rows[-1].append(name)
                 seconds, speakers = seconds + size.seconds, together
             else:
                 rows.append([name])
-                seconds, speakers = size.seconds, size.speakers
+                seconds, speakers, longest = size.seconds, size.speakers, self.concatenation.draw(random)
         return rows
 
     def _positions(self, row: Sequence[str]) -> int:

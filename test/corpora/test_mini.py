@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,35 @@ def test_speakers():
         spoken = [r.speaker.id for r in mini.draw_recordings(name, mini.NUM_UTTERANCES[name], "en", Path("x"), 1)]
         counts = [spoken.count(s.id) for s in mini.speakers_of(name, 1)]
         assert max(counts) - min(counts) <= 1
+
+
+def test_crowds():
+    crowds = {name: mini.speakers_of(name + mini.CROWD, 1) for name in mini.VARIANTS}
+    assert {name: len(speakers) for name, speakers in crowds.items()} == {"train": 768, "dev": 24, "test": 64}
+    everybody = [s for speakers in crowds.values() for s in speakers]
+    assert len({s.id for s in everybody}) == len(everybody) == len({replace(s, id="") for s in everybody})
+    assert {s.formants for name in ("dev", "test") for s in crowds[name]} == {100}
+    formants = [s.formants for s in crowds["train"]]
+    assert set(formants[:192]) == {100} and min(formants) == 86 and max(formants) == 116
+    for name, speakers in crowds.items():  # all speak as often as the others
+        set_name = name + mini.CROWD
+        spoken = [r.speaker.id for r in mini.draw_recordings(set_name, mini.NUM_UTTERANCES[set_name], "en", Path("x"), 1)]
+        assert {spoken.count(s.id) for s in speakers} == {mini.NUM_UTTERANCES[set_name] // len(speakers)}
+
+
+def test_formants_move_and_the_tempo_does_not(tmp_path):
+    centre, length = {}, {}
+    for formants in (86, 100, 116):
+        out = tmp_path / f"{formants}.flac"
+        speaker = mini.Speaker("x", "m3", 160, 40, 40, formants)
+        mini.make_recording(mini._Recording(str(out), "en-us+m3", "every clever bird sings today", speaker))
+        samples, _ = read_audio(out)
+        power = np.abs(np.fft.rfft(samples)) ** 2
+        # The frequency below which nine tenths of the power are.
+        centre[formants] = np.searchsorted(np.cumsum(power), 0.9 * power.sum()) / len(samples)
+        length[formants] = len(samples)
+    assert 1.08 * centre[86] < centre[100] < centre[116] / 1.08
+    assert max(length.values()) < 1.08 * min(length.values())
 
 
 def test_no_word_twice_in_a_sentence():

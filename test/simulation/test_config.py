@@ -56,11 +56,12 @@ CONVERSATION = {"source": "train", "num_mixtures": {2: 5}, "conversation": "conc
 
 def test_defaults_of_conversations():
     simple = SimulationConfig.parse(CONVERSATION, "conf.yaml")
-    assert (simple.duration, simple.gap, simple.snr, simple.max_gap, simple.overlap) == (50, (0.1, 0.5), (10, 20), None,
-                                                                                        None)
+    assert (simple.duration, simple.gap, simple.snr) == ((50, 50), (0.1, 0.5), (10, 20))
+    assert simple.max_gap is None and simple.overlap is None
     values = {"conversation": "statistics", "statistics": "dev_far", "snr": [0, 5], "source": ["a", "b"]}
     fitted = SimulationConfig.parse({**CONVERSATION, **values}, "conf.yaml")
-    assert (fitted.duration, fitted.gap, fitted.snr, fitted.max_gap) == (50, None, (0, 5), 7)
+    assert (fitted.duration, fitted.gap, fitted.snr, fitted.max_gap) == ((50, 50), None, (0, 5), 7)
+    assert SimulationConfig.parse({**CONVERSATION, "duration": [3, 12.5]}, "conf.yaml").duration == (3, 12.5)
     assert fitted.sources == ("a", "b") and simple.sources == ("train",)
     assert SimulationConfig.parse({"source": "a", "num_mixtures": {1: 1}}, "conf.yaml").snr == (5, 20)
 
@@ -77,7 +78,9 @@ def test_defaults_of_conversations():
     ({"offsets": [[1, 2]]}, "write 'offsets: null' here"),
     ({"max_duration": 20}, "'max_duration' belongs to mixtures"),
     ({"duration": 0}, "a conversation has some seconds"),
-    ({"duration": -3}, "not negative"),
+    ({"duration": -3}, "a conversation has some seconds"),
+    ({"duration": [0, 5]}, "a conversation has some seconds"),
+    ({"duration": [5, 3]}, "the lower end comes first"),
     ({"duration": "long"}, "duration: 'long'"),
     ({"gap": 0.5}, "a range is expected"),
     ({"gap": [-0.5, 0.5]}, "a pause is not negative; overlap comes with 'conversation: statistics'"),

@@ -244,6 +244,13 @@ def test_a_conversation_depends_on_its_number_alone(sources, config):
     assert few != drawn(sources, replace(config, num_mixtures={3: 2}, seed=1))
 
 
+def test_conversations_of_all_lengths(sources):
+    lengths = [m.num_samples / m.rate for m in drawn(sources, configuration(duration=[2, 8], num_mixtures={2: 60}))]
+    assert min(lengths) < 4 and max(lengths) > 6 and max(lengths) <= 8 + 1e-5
+    fixed = [m.num_samples / m.rate for m in drawn(sources, configuration(duration=8, num_mixtures={2: 60}))]
+    assert np.std(lengths) > 2 * np.std(fixed)
+
+
 def test_several_processes_draw_the_same(sources, config):
     config = replace(config, num_mixtures={2: 12, 3: 9})
     statistics = read_statistics(config.statistics).limited(7) if config.statistics else None

@@ -53,6 +53,16 @@ def test_epochs_differ_and_rows_are_filled() -> None:
     assert sum(" " in row for row in rows) > len(rows) / 2
 
 
+def test_rows_of_all_lengths() -> None:
+    clips = {f"c{i:03d}": Size(2.0, 1, frozenset("A")) for i in range(600)}
+    rows = [row for batch in PositionBatches(clips, positions, LIMIT, Concatenation(20.0, 8, shortest=4.0)).generate(1)
+            for row in batch]
+    lengths = [row_size(clips, row)[0] for row in rows]
+    assert min(lengths) == 4.0 and max(lengths) <= 20.0 and len(set(lengths)) >= 7
+    filled = PositionBatches(clips, positions, LIMIT, Concatenation(20.0, 8)).generate(1)
+    assert sum(row_size(clips, row)[0] == 20.0 for batch in filled for row in batch) >= 59
+
+
 @pytest.mark.parametrize("rows", [None, Concatenation(30.0, 8)])
 def test_processes_share_the_batches(rows: Concatenation) -> None:
     clips = clips_of(50)
@@ -78,6 +88,8 @@ def test_a_clip_larger_than_a_batch_is_named() -> None:
         PositionBatches(clips_of(1), positions, LIMIT, world=2)
     with pytest.raises(ValueError, match="expected more than 0"):
         Concatenation(0.0)
+    with pytest.raises(ValueError, match="expected 0 <= shortest <= seconds"):
+        Concatenation(20.0, 8, 30.0)
 
 
 def test_reader_of_rows() -> None:
