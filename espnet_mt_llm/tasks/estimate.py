@@ -1,4 +1,4 @@
-"""What a training step of a speech LLM takes, from its configuration: weights, trained ones, memory of a clip.
+"""What a training step of a speech LLM takes, from its configuration: weights, trained ones, memory, operations.
 
 The model is built without its weights, so that billions of them take no time and no memory, and no checkpoint need be
 there: sizes of published models are known by the names of their directories. What a clip takes is computed, see
@@ -8,6 +8,7 @@ there: sizes of published models are known by the names of their directories. Wh
 import argparse
 import json
 import math
+import re
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.models.activations import encoder_bytes, llm_bytes, projector_bytes, stream_bytes
+from espnet_mt_llm.models.flops import step_flops
 from espnet_mt_llm.models.llm import LLM, TARGETS, WANTED
 from espnet_mt_llm.models.lora import add_lora
 from espnet_mt_llm.models.speech_llm import SpeechLLM
@@ -43,13 +45,15 @@ TRAINED_BYTES = 4 + 2 * 4
 
 
 class Part(NamedTuple):
-    """A part of the model: its weights, those of them that are trained, bytes of all, bytes kept of a clip."""
+    """A part of the model: its weights, those of them that are trained, bytes of all, bytes kept of a clip, operations
+    of a step on it."""
 
     name: str
     weights: int
     trained: int
     weight_bytes: int
     clip_bytes: int
+    flops: int = 0
 
 
 class Estimate(NamedTuple):
@@ -67,11 +71,11 @@ class Estimate(NamedTuple):
 
     def lines(self) -> list[str]:
         """Return a table."""
-        rows = [["part", "weights", "trained", "MiB of weights", "MiB of a clip"]]
+        rows = [["part", "weights", "trained", "MiB of weights", "MiB of a clip", "TFLOP of a step"]]
         whole = Part("all", *(sum(column) for column in zip(*(part[1:] for part in self.parts))))
         for part in [*self.parts, whole]:
             rows.append([part.name, f"{part.weights:,}", f"{part.trained:,}", f"{part.weight_bytes / 2**20:,.1f}",
-                         f"{part.clip_bytes / 2**20:,.1f}"])
+                         f"{part.clip_bytes / 2**20:,.1f}", f"{part.flops / 1e12:,.3f}"])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         table = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
                  for row in rows]
@@ -112,9 +116,13 @@ def estimate(config: Pathlike, seconds: float = 50.0, targets: int = 300, prompt
     choose_trained(model, args.train_parts)
     model.train()
     try:
-        return _count(model, args, seconds, targets, prompt, gpu)
+        found = _count(model, args, seconds, targets, prompt, gpu)
     except ValueError as e:
         raise at(config, None, str(e), "the weights alone are known then") from None
+    flops = step_flops(model, seconds, args.rate, found.positions, targets)
+    # "encoder (whisper)" here is "encoder" there, "adapter, layout" is "adapter".
+    return found._replace(parts=[part._replace(flops=flops.get(re.split(r" \(|,", part.name)[0], 0))
+                                 for part in found.parts])
 
 
 def language_model(args: argparse.Namespace) -> LLM:

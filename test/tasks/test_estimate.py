@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.tasks.estimate import estimate
@@ -36,8 +37,8 @@ def write(root: Path, **changes: Any) -> Path:
     return path
 
 
-def measured(config: Path) -> tuple[int, int, int]:
-    """Bytes that a real step keeps, each storage once, weights and inputs not; weights and trained weights."""
+def measured(config: Path) -> tuple[int, int, int, int]:
+    """Bytes that a real step keeps, each storage once, weights and inputs not; weights, trained weights, operations."""
     from espnet_mt_llm.tasks.speech_llm import SpeechLLMTask
 
     torch.manual_seed(0)
@@ -55,12 +56,15 @@ def measured(config: Path) -> tuple[int, int, int]:
             kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, _, _ = model(**batch)
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss, _, _ = model(**batch)
+        size = sum(t.untyped_storage().nbytes() for t in kept.values())
+        loss.backward()
     assert loss.isfinite()
     weights = list(model.parameters())
-    return (sum(t.untyped_storage().nbytes() for t in kept.values()), sum(p.numel() for p in weights),
-            sum(p.numel() for p in weights if p.requires_grad))
+    return (size, sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad),
+            counter.get_total_flops())
 
 
 @pytest.mark.parametrize("changes", [
@@ -85,10 +89,11 @@ def measured(config: Path) -> tuple[int, int, int]:
 def test_a_small_step_keeps_what_is_computed(tmp_path: Path, changes: dict) -> None:
     config = write(tmp_path, **changes)
     result = estimate(config, SECONDS, TARGETS, PROMPT, gpu=False)
-    kept, weights, trained = measured(config)
+    kept, weights, trained, flops = measured(config)
     assert sum(part.weights for part in result.parts) == weights
     assert sum(part.trained for part in result.parts) == trained
     assert sum(part.clip_bytes for part in result.parts) == pytest.approx(kept, rel=0.02)
+    assert sum(part.flops for part in result.parts) == pytest.approx(flops, rel=0.02)
     assert (result.again > 0) == bool(changes.get("llm_conf", {}).get("gradient_checkpointing"))
     assert result.lines()[-3] == f"positions of a clip: {result.positions}"
 
