@@ -123,7 +123,7 @@ GRAMMARS = {
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice: espeak-ng's variant, words per minute, pitch and pitch range (0-100), formants in percent of the variant's."""
+    """A voice: espeak-ng's variant, words per minute, pitch and pitch range (0-100), formants in percent of its own."""
 
     id: str
     variant: str

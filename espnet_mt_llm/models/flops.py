@@ -49,8 +49,9 @@ def step_flops(model: SpeechLLM, seconds: float, rate: int, positions: int, targ
             heard, stream = model.adapter.length(frames), model.speaker_stream
             chunks = torch.empty(1, math.ceil(seconds / extractor.frame_shift), stream.convolution.in_channels)
             chunks.requires_grad_(_learns(extractor))
-            found["speaker adapter"] = _count(lambda: stream.convolution(chunks, torch.tensor([chunks.size(1)])), True) \
-                + _projector(model.speaker_adapter, heard, stream.output_size, True)
+            sizes = torch.tensor([chunks.size(1)])
+            found["speaker adapter"] = _count(lambda: stream.convolution(chunks, sizes), True) + _projector(
+                model.speaker_adapter, heard, stream.output_size, True)
             learnt |= _learns(model.speaker_adapter)
             if isinstance(model.layout, FeatureConcat):
                 both = torch.empty(1, heard, model.layout.fusion.in_features).requires_grad_(learnt)

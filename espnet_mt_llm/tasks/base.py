@@ -14,7 +14,6 @@ from typing import Any, Callable, Optional, Sequence
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-from espnet2.tasks.abs_task import AbsTask, IteratorOptions, optim_classes, scheduler_classes
 from espnet2.utils.types import str2bool
 from espnet2.utils.nested_dict_action import NestedDictAction
 
@@ -25,6 +24,7 @@ from espnet_mt_llm.text.token_list import TOKEN_TYPES, Tokenizer, read_token_lis
 from espnet_mt_llm.train.batches import MixedBatches
 from espnet_mt_llm.train.collate import pad_batch
 from espnet_mt_llm.train.data_types import register
+from espnet_mt_llm.train.espnet import AbsTask, IteratorOptions, optim_classes, scheduler_classes
 from espnet_mt_llm.train.muon import Muon
 from espnet_mt_llm.train.preprocess import TalkerTexts
 from espnet_mt_llm.train.trainer import Trainer

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-from espnet2.tasks.abs_task import IteratorOptions
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.utils.nested_dict_action import NestedDictAction
 
@@ -19,6 +18,7 @@ from espnet_mt_llm.scoring.verification import equal_error_rate, pair_scores
 from espnet_mt_llm.tasks.base import MultiTalkerTask, build
 from espnet_mt_llm.train.batches import MixedBatches
 from espnet_mt_llm.train.collate import pad_batch
+from espnet_mt_llm.train.espnet import IteratorOptions
 from espnet_mt_llm.train.stretches import CropBatch, StretchDataset, chosen_evenly, read_pool
 from espnet_mt_llm.train.trainer import Trainer
 

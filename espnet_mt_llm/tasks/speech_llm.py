@@ -26,7 +26,6 @@ from typing import Any, Optional
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-from espnet2.tasks.abs_task import IteratorOptions
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
@@ -48,6 +47,7 @@ from espnet_mt_llm.text.llm_tokenizer import LLMTokenizer, load_tokenizer
 from espnet_mt_llm.text.parsing import FORMATS
 from espnet_mt_llm.text.prompts import PROMPTS
 from espnet_mt_llm.text.serialisation import read_supervision
+from espnet_mt_llm.train.espnet import IteratorOptions
 from espnet_mt_llm.train.features import SpeechLLMTrainer
 from espnet_mt_llm.train.position_batches import Concatenation, PositionBatches, Size, accept_rows
 from espnet_mt_llm.train.registering import Registering, Registrar

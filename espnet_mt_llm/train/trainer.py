@@ -13,12 +13,12 @@ import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.schedulers.abs_scheduler import AbsEpochStepScheduler, AbsScheduler, AbsValEpochStepScheduler
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
-from espnet2.train import trainer as espnet_trainer
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter
 
 from espnet_mt_llm.common import Pathlike, UserError, atomic_open
+from espnet_mt_llm.train.espnet import trainer as espnet_trainer
 
 CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 LAYERS = "layer_weights.json"

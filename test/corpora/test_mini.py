@@ -114,9 +114,9 @@ def test_crowds():
     formants = [s.formants for s in crowds["train"]]
     assert set(formants[:192]) == {100} and min(formants) == 86 and max(formants) == 116
     for name, speakers in crowds.items():  # all speak as often as the others
-        set_name = name + mini.CROWD
-        spoken = [r.speaker.id for r in mini.draw_recordings(set_name, mini.NUM_UTTERANCES[set_name], "en", Path("x"), 1)]
-        assert {spoken.count(s.id) for s in speakers} == {mini.NUM_UTTERANCES[set_name] // len(speakers)}
+        number = mini.NUM_UTTERANCES[name + mini.CROWD]
+        spoken = [r.speaker.id for r in mini.draw_recordings(name + mini.CROWD, number, "en", Path("x"), 1)]
+        assert {spoken.count(s.id) for s in speakers} == {number // len(speakers)}
 
 
 def test_formants_move_and_the_tempo_does_not(tmp_path):
