@@ -101,7 +101,7 @@ class SpeechLLMTask(MultiTalkerTask):
         group.add_argument("--registration_conf", action=NestedDictAction, default={},
                            help="num_stretches, max_distractors, min_distractors, seed, shuffle_names")
         group.add_argument("--concatenate", action=NestedDictAction, default={},
-                           help="put training clips in a row: seconds, speakers; empty: clips as they are")
+                           help="put training clips in a row: seconds, speakers, shortest, shared; empty: clips as they are")
         group.add_argument("--batch_positions", type=int, default=0,
                            help="positions of a batch, audio and text and padding; 0: batches as batch_type says")
         group.add_argument("--feature_cache", type=str2bool, default=False,
@@ -240,10 +240,10 @@ def check(args: argparse.Namespace) -> None:
         return
     trained = {"encoder", "encoder_lora", "speaker_encoder"} & set(args.train_parts)
     for wrong, what in ((trained, f"train_parts: {', '.join(sorted(trained))}"), (args.speed_factors, "speed_factors"),
-                        (args.concatenate, "concatenate"), (args.layout == "none", "layout: none"),
+                        (args.layout == "none", "layout: none"),
                         ((args.encoder_conf or {}).get("specaug"), "encoder_conf: specaug")):
         if wrong:
-            raise UserError(f"feature_cache keeps what frozen encoders give of whole clips; it excludes {what}")
+            raise UserError(f"feature_cache keeps what frozen encoders give of clips; it excludes {what}")
 
 
 def build_layout(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) -> Layout:

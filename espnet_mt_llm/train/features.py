@@ -21,6 +21,7 @@ from espnet_mt_llm.common import Pathlike, UserError, atomic_open, progress
 from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.inference.embeddings import stretch_embeddings
 from espnet_mt_llm.models.speech_llm import SpeechLLM
+from espnet_mt_llm.train.position_batches import Rows
 from espnet_mt_llm.train.preprocess import as_samples
 from espnet_mt_llm.train.speech_llm_targets import SpeechLLMTargets
 from espnet_mt_llm.train.trainer import Trainer
@@ -59,10 +60,15 @@ def complete(factory: SequenceIterFactory, model: SpeechLLM, device: str = "cpu"
     if targets.cache_features:
         sampler = factory.sampler
         clips = sampler.clips if hasattr(sampler, "clips") else [clip for batch in sampler.batches for clip in batch]
-        frames = cached_frames(dataset.debug_info["speech"][0], dataset.loader_dict["speech"], list(clips), model,
-                               targets.rate, device)
+        speech = dataset.loader_dict["speech"]
+        frames = cached_frames(dataset.debug_info["speech"][0], speech, list(clips), model, targets.rate, device)
+        if isinstance(speech, Rows):
+            frames = {name: Rows(reader) for name, reader in frames.items()}
         dataset.loader_dict = {**{name: reader for name, reader in dataset.loader_dict.items() if name != "speech"},
                                **frames}
+        targets.frame_shift = model.encoder.frame_shift
+        if model.uses_speaker:
+            targets.speaker_frames = model.encoder.frame_shift / model.speaker_encoder.frame_shift
 
 
 def encoders_key(model: SpeechLLM) -> str:

@@ -37,11 +37,14 @@ class Concatenation:
         speakers: the most speakers in it.
         shortest: the longest length of a row is drawn anew between this and ``seconds``, so that lengths are mixed;
             without it every row is filled to ``seconds``.
+        shared: a clip follows one that it has a speaker in common with, so that a row is a conversation that returns
+            to its speakers; without it, any other.
     """
 
     seconds: float = 50.0
     speakers: int = 8
     shortest: Optional[float] = None
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if not self.seconds > 0 or self.speakers < 1:
@@ -126,6 +129,8 @@ class PositionBatches(AbsSampler):
         order = [self._names[i] for i in random.permutation(len(self._names))]
         if self.concatenation is None:
             return [[name] for name in order]
+        if self.concatenation.shared:
+            order = self._chained(order, random)
         rows: list[list[str]] = []
         seconds, speakers, longest = math.inf, frozenset(), 0.0
         for name in order:
@@ -140,6 +145,24 @@ class PositionBatches(AbsSampler):
                 rows.append([name])
                 seconds, speakers, longest = size.seconds, size.speakers, self.concatenation.draw(random)
         return rows
+
+    def _chained(self, order: Sequence[str], random: np.random.RandomState) -> list[str]:
+        """Return the clips of ``order`` so that each shares a speaker with the one before it, while there are such."""
+        waiting: dict[str, list[str]] = {}
+        for name in reversed(order):
+            for speaker in self.clips[name].speakers:
+                waiting.setdefault(speaker, []).append(name)
+        chain: dict[str, None] = {}
+        for first in order:
+            name = first if first not in chain else None
+            while name is not None:
+                chain[name] = None
+                among = [waiting[speaker] for speaker in random.permutation(sorted(self.clips[name].speakers))]
+                for clips in among:
+                    while clips and clips[-1] in chain:
+                        clips.pop()
+                name = next((clips[-1] for clips in among if clips), None)
+        return list(chain)
 
     def _positions(self, row: Sequence[str]) -> int:
         sizes = [self.clips[name] for name in row]

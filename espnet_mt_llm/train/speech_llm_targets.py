@@ -63,6 +63,8 @@ class SpeechLLMTargets:
     Attributes:
         embeddings: of the stretches of the pool; set when the speaker encoder is there, as the frames are.
         embedding_size: E.
+        frame_shift: seconds between the frames of the speech encoder; set with ``cache_features``.
+        speaker_frames: frames of the speaker encoder for one of those.
     """
 
     def __init__(self, tokenizer: LLMTokenizer, writing: Writing = Writing(), rate: int = 16000,
@@ -78,6 +80,7 @@ class SpeechLLMTargets:
         self.cache_features = cache_features
         self.embeddings: Optional[Mapping[str, np.ndarray]] = None
         self.embedding_size = 0
+        self.frame_shift, self.speaker_frames = 0.0, 1.0
 
     def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
         """Return prompt, target, and speech ``(N,)`` or the frames that the encoders have made of it.
@@ -118,7 +121,7 @@ class SpeechLLMTargets:
                ) -> tuple[dict[str, np.ndarray], list[float]]:
         """Return the audio, and the seconds at which each clip begins in it."""
         if "semantic" in data:
-            return {name: data[name] for name in ("semantic", "speaker") if name in data}, [0.0]
+            return self._frames({name: data[name] for name in ("semantic", "speaker") if name in data})
         if not self.with_audio:
             lines = data["supervision"] if len(clips) > 1 else (data["supervision"],)
             spans = [max((s["end_time"] for s in parse_supervision(line)), default=0.0) for line in lines]
@@ -127,6 +130,18 @@ class SpeechLLMTargets:
         samples = [change_speed(as_samples(part, self.rate, clip), factor) for clip, part in zip(clips, parts)]
         ends = np.cumsum([len(s) for s in samples]) / self.rate
         return {"speech": np.concatenate(samples)}, [0.0, *ends[:-1].tolist()]
+
+    def _frames(self, data: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[float]]:
+        """Return the frames of a clip, or of a row, and the seconds at which each clip begins in them."""
+        if not isinstance(data["semantic"], tuple):
+            return dict(data), [0.0]
+        sizes = [len(frames) for frames in data["semantic"]]
+        row = {"semantic": np.concatenate(data["semantic"])}
+        if "speaker" in data:
+            # What the rounding of two front ends leaves would move the streams apart, clip by clip.
+            row["speaker"] = np.concatenate([frames[np.minimum(np.arange(round(size * self.speaker_frames)), len(frames) - 1)]
+                                             for frames, size in zip(data["speaker"], sizes)])
+        return row, [0.0, *(np.cumsum(sizes)[:-1] * self.frame_shift).tolist()]
 
     def segments(self, clips: Sequence[str], supervision: Sequence[str], starts: Sequence[float] = (0.0,),
                  factor: float = 1.0) -> list[dict]:

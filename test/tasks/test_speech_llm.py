@@ -258,6 +258,31 @@ def test_cached_frames(root: Path, work: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not any(features._entries(folders[0], ("semantic", "speaker"), clips / "mixtures.jsonl").values())
 
 
+def test_cached_frames_of_clips_in_a_row(root: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: dict[str, list] = {}
+    forward = SpeechLLM.forward
+
+    def keep(self: SpeechLLM, *args: Any, **batch: Any) -> Any:
+        if self.training:
+            rows.setdefault(name, []).append(batch)
+        return forward(self, *args, **batch)
+
+    monkeypatch.setattr(SpeechLLM, "forward", keep)
+    conf = {**DUAL, "num_workers": 0, "concatenate": {"seconds": 6, "speakers": 4, "shared": True}}
+    for name, flag in (("cached", True), ("heard", False)):
+        train(work, root / "dump", name, **conf, feature_cache=flag)
+    seen = 0
+    for cached, heard in zip(rows["cached"], rows["heard"], strict=True):
+        assert cached["utt_id"] == heard["utt_id"] and torch.equal(cached["target"], heard["target"])
+        for i, row in enumerate(cached["utt_id"]):
+            seen += " " in row
+            seconds = heard["speech_lengths"][i] / 16000
+            frames, voices = cached["semantic_lengths"][i], cached["speaker_lengths"][i]
+            assert frames == pytest.approx(seconds / 0.04, abs=2 + 2 * row.count(" "))
+            assert abs(voices - 2 * frames) <= 2  # frames of 40 and of 20 ms, side by side to the end
+    assert seen
+
+
 def test_debug_run(root: Path, work: Path) -> None:
     out = train(work, root / "dump", "01", debug=True, max_epoch=9, llm_conf={"checkpoint": "nowhere"},
                 debug_conf={"llm_conf": {"config": LLM, "checkpoint": None}}, format="sot")

@@ -1,6 +1,7 @@
 """Batches by positions: limits, every clip once, the same in every process, clips in a row."""
 
 import math
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -30,12 +31,12 @@ def row_size(clips: dict[str, Size], row: str) -> tuple[float, int, int]:
                                                                                                for p in parts))))
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 40), st.integers(0, 2**40), st.booleans())
-def test_limits_hold_and_each_clip_comes_once(number: int, seed: int, rows: bool) -> None:
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 2**40), st.sampled_from([None, Concatenation(30.0, 5),
+                                                                   Concatenation(30.0, 5, 10.0, shared=True)]))
+def test_limits_hold_and_each_clip_comes_once(number: int, seed: int, rows: Optional[Concatenation]) -> None:
     clips = clips_of(number, seed % 1000)
-    concatenation = Concatenation(30.0, 5) if rows else None
-    batches = PositionBatches(clips, positions, LIMIT, concatenation)
+    batches = PositionBatches(clips, positions, LIMIT, rows)
     drawn = batches._batches(seed)
     assert sorted(name for batch in drawn for row in batch for name in row.split(" ")) == sorted(clips)
     for batch in drawn:
@@ -61,6 +62,25 @@ def test_rows_of_all_lengths() -> None:
     assert min(lengths) == 4.0 and max(lengths) <= 20.0 and len(set(lengths)) >= 7
     filled = PositionBatches(clips, positions, LIMIT, Concatenation(20.0, 8)).generate(1)
     assert sum(row_size(clips, row)[0] == 20.0 for batch in filled for row in batch) >= 59
+
+
+def test_rows_return_to_their_speakers() -> None:
+    # Forty speakers: two clips that are drawn by lot hardly ever share one.
+    random = np.random.RandomState(0)
+    clips = {f"c{i:03d}": Size(3.0, 1, frozenset(f"S{k}" for k in random.choice(40, 2, replace=False)))
+             for i in range(300)}
+
+    def sharing(rows: Concatenation, seed: int) -> tuple[float, set]:
+        drawn = [row.split(" ") for batch in PositionBatches(clips, positions, LIMIT, rows).generate(seed)
+                 for row in batch]
+        pairs = [pair for row in drawn for pair in zip(row, row[1:])]
+        assert len(pairs) > 150
+        return np.mean([bool(clips[a].speakers & clips[b].speakers) for a, b in pairs]), set(pairs)
+
+    share, pairs = sharing(Concatenation(12.0, 6, shared=True), 1)
+    assert share > 0.95 and sharing(Concatenation(12.0, 6), 1)[0] < 0.3
+    again, others = sharing(Concatenation(12.0, 6, shared=True), 2)
+    assert again > 0.95 and len(pairs & others) < len(pairs) / 5
 
 
 @pytest.mark.parametrize("rows", [None, Concatenation(30.0, 8)])
