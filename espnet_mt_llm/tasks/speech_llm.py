@@ -101,7 +101,7 @@ class SpeechLLMTask(MultiTalkerTask):
         group.add_argument("--registration_conf", action=NestedDictAction, default={},
                            help="num_stretches, max_distractors, min_distractors, seed, shuffle_names")
         group.add_argument("--concatenate", action=NestedDictAction, default={},
-                           help="put training clips in a row: seconds, speakers, shortest, shared; empty: clips as they are")
+                           help="put training clips in a row: seconds, speakers, shortest, shared; empty: one by one")
         group.add_argument("--batch_positions", type=int, default=0,
                            help="positions of a batch, audio and text and padding; 0: batches as batch_type says")
         group.add_argument("--feature_cache", type=str2bool, default=False,

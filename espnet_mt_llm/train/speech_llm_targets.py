@@ -139,8 +139,9 @@ class SpeechLLMTargets:
         row = {"semantic": np.concatenate(data["semantic"])}
         if "speaker" in data:
             # What the rounding of two front ends leaves would move the streams apart, clip by clip.
-            row["speaker"] = np.concatenate([frames[np.minimum(np.arange(round(size * self.speaker_frames)), len(frames) - 1)]
-                                             for frames, size in zip(data["speaker"], sizes)])
+            wanted = [np.arange(round(size * self.speaker_frames)) for size in sizes]
+            row["speaker"] = np.concatenate([frames[np.minimum(steps, len(frames) - 1)]
+                                             for frames, steps in zip(data["speaker"], wanted)])
         return row, [0.0, *(np.cumsum(sizes)[:-1] * self.frame_shift).tolist()]
 
     def segments(self, clips: Sequence[str], supervision: Sequence[str], starts: Sequence[float] = (0.0,),
