@@ -1,4 +1,4 @@
-"""Estimate what the training of a speech LLM takes: weights, trained ones, memory of a clip, from its configuration.
+"""Estimate what the training of a speech LLM takes, from its configuration: weights, memory and operations of a clip.
 
 Example: python -m espnet_mt_llm.bin.estimate_memory conf/dual/04_speech_llm_real.yaml --seconds 50
 """

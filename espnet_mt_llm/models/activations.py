@@ -23,6 +23,7 @@ from typing import Any, Optional
 
 import torch
 
+from espnet_mt_llm.models.base import learns
 from espnet_mt_llm.models.llm import LLM
 from espnet_mt_llm.nets.projectors import GLUProjector, MLPAdapter, Projector, TransformerProjector
 from espnet_mt_llm.nets.speaker_stream import SpeakerStream
@@ -215,7 +216,7 @@ def encoder_bytes(encoder: torch.nn.Module, name: str, frames: int, gpu: bool = 
     Raises:
         ValueError: there is no formula for this encoder.
     """
-    if not _learns(encoder):
+    if not learns(encoder):
         return 0
     if name not in ("sensevoice", "whisper"):
         raise ValueError(f"no formula for what '{name}' keeps while it is trained; there is one for sensevoice and "
@@ -226,11 +227,11 @@ def encoder_bytes(encoder: torch.nn.Module, name: str, frames: int, gpu: bool = 
         # Four prompts stand before the frames.
         norms = [norm for norm, place in ((stack.after_norm, stack.num_main - 1),
                                           (stack.tp_norm, len(stack.blocks) - 1)) if place <= last]
-        return _blocks_bytes(stack.blocks[: last + 1], norms, _learns(encoder.embed), _sanm_block, frames + 4, gpu)
+        return _blocks_bytes(stack.blocks[: last + 1], norms, learns(encoder.embed), _sanm_block, frames + 4, gpu)
     window = min(frames, stack.config.max_source_positions)
     norms = [stack.layer_norm] if last == len(stack.layers) - 1 else []
-    total = _blocks_bytes(stack.layers[: last + 1], norms, _learns(stack.conv1), _whisper_block, window, gpu)
-    if _learns(stack.conv1):
+    total = _blocks_bytes(stack.layers[: last + 1], norms, learns(stack.conv1), _whisper_block, window, gpu)
+    if learns(stack.conv1):
         # Inputs of both convolutions, the first at twice the rate, inputs of both GELU, the mask.
         kept, size = Kept(window, gpu=gpu), stack.config.d_model
         kept.values(2 * stack.config.num_mel_bins + 5 * size)
@@ -244,7 +245,7 @@ def _blocks_bytes(blocks: Iterable[torch.nn.Module], norms: list[torch.nn.Module
     """Sum up what blocks and norms keep; ``learnt``: the input of the first block has a gradient."""
     total = 0
     for block in blocks:
-        if learnt or _learns(block):
+        if learnt or learns(block):
             total += block_bytes(block, frames, gpu, learnt)
             learnt = True
     end = Kept(frames, gpu=gpu)
@@ -256,10 +257,6 @@ def _blocks_bytes(blocks: Iterable[torch.nn.Module], norms: list[torch.nn.Module
 def _mask_share(module: torch.nn.Module, gpu: bool) -> float:
     """Values of 4 bytes that a mask of one value takes, where ``module`` drops anything."""
     return (0.25 if gpu else 1.0) if module.training and module.dropout > 0 else 0.0
-
-
-def _learns(part: torch.nn.Module) -> bool:
-    return any(p.requires_grad for p in part.parameters())
 
 
 def _sanm_block(block: torch.nn.Module, frames: int, gpu: bool, learnt: bool) -> int:

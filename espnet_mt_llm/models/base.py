@@ -75,3 +75,8 @@ def token_errors(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.
             reference = targets[b, k, : target_lengths[b, k]].tolist()
             errors += editdistance.eval(reference, decoded[b * talkers + stream])
     return errors, int(target_lengths.sum())
+
+
+def learns(part: torch.nn.Module) -> bool:
+    """Say whether any weight of ``part`` is trained."""
+    return any(p.requires_grad for p in part.parameters())

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_mt_llm.encoders.interface import SpeechEncoder
 from espnet_mt_llm.encoders.whisper import FFT, HOP, RATE, STRIDE, Whisper
+from espnet_mt_llm.models.base import learns
 from espnet_mt_llm.models.speech_llm import SpeechLLM
 from espnet_mt_llm.nets.layouts import FeatureConcat
 
@@ -35,30 +36,30 @@ def step_flops(model: SpeechLLM, seconds: float, rate: int, positions: int, targ
         _lose_weights(model)
         found, learnt = {}, False
         if model.encoder is not None:
-            learnt = _learns(model.encoder)
+            learnt = learns(model.encoder)
             frames = math.ceil(seconds / model.encoder.frame_shift)
             found["encoder"] = _encoder(model.encoder, seconds, rate)
             size = model.encoder.output_size * len(model.encoder.layers)
             found["adapter"] = _projector(model.adapter, frames, size, learnt)
-            learnt |= _learns(model.adapter)
+            learnt |= learns(model.adapter)
         if model.uses_speaker:
             speech, length = torch.empty(1, round(seconds * rate)), torch.tensor([round(seconds * rate)])
             extractor = model.speaker_encoder
             found["speaker encoder"] = _count(lambda: extractor.chunks(speech, length, model.chunk_sizes,
-                                                                       model.raw_chunks), _learns(extractor))
+                                                                       model.raw_chunks), learns(extractor))
             heard, stream = model.adapter.length(frames), model.speaker_stream
             chunks = torch.empty(1, math.ceil(seconds / extractor.frame_shift), stream.convolution.in_channels)
-            chunks.requires_grad_(_learns(extractor))
+            chunks.requires_grad_(learns(extractor))
             sizes = torch.tensor([chunks.size(1)])
             found["speaker adapter"] = _count(lambda: stream.convolution(chunks, sizes), True) + _projector(
                 model.speaker_adapter, heard, stream.output_size, True)
-            learnt |= _learns(model.speaker_adapter)
+            learnt |= learns(model.speaker_adapter)
             if isinstance(model.layout, FeatureConcat):
                 both = torch.empty(1, heard, model.layout.fusion.in_features).requires_grad_(learnt)
                 found["adapter"] += _count(lambda: model.layout.fusion(both), True)
         llm = model.llm
         embeds = torch.empty(1, positions, llm.model.config.hidden_size, dtype=llm.dtype)
-        embeds.requires_grad_(learnt or _learns(llm))
+        embeds.requires_grad_(learnt or learns(llm))
         found["language model"] = _count(lambda: llm.logits(llm.hidden(embeds)[:, -targets:]), True)
     return found
 
@@ -102,7 +103,3 @@ def _lose_weights(model: torch.nn.Module) -> None:
         for name, values in module._buffers.items():
             if values is not None:
                 module._buffers[name] = torch.empty(values.shape, dtype=values.dtype)
-
-
-def _learns(part: torch.nn.Module) -> bool:
-    return any(p.requires_grad for p in part.parameters())

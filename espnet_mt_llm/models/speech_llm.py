@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from espnet_mt_llm.common import UserError, nearest
 from espnet_mt_llm.encoders.interface import SpeakerEncoder, SpeechEncoder
-from espnet_mt_llm.models.base import MultiTalkerModel
+from espnet_mt_llm.models.base import MultiTalkerModel, learns
 from espnet_mt_llm.models.llm import LLM
 from espnet_mt_llm.models.lora import frozen_dropout
 from espnet_mt_llm.models.published import Unchanged
@@ -112,12 +112,12 @@ class SpeechLLM(MultiTalkerModel):
 
     def hear(self, speech: torch.Tensor, lengths: torch.Tensor) -> Heard:
         """Run the encoders on ``speech`` ``(B, N)``; those that are frozen leave no graph."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(self.encoder)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns(self.encoder)):
             layers, frames = self.encoder(speech, lengths)
             semantic = layers.permute(1, 2, 0, 3).flatten(2)
         if not self.uses_speaker:
             return Heard(semantic, frames)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(self.speaker_encoder)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns(self.speaker_encoder)):
             return Heard(semantic, frames, *self.speaker_encoder.chunks(speech, lengths, self.chunk_sizes,
                                                                         self.raw_chunks))
 
@@ -291,7 +291,3 @@ def some_rows(batch: Mapping[str, torch.Tensor], rows: torch.Tensor) -> dict[str
 def _mean(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Return the mean of the chosen ones, NaN where there are none."""
     return torch.where(chosen, values, 0.0).sum() / chosen.sum()
-
-
-def _learns(part: torch.nn.Module) -> bool:
-    return any(p.requires_grad for p in part.parameters())

@@ -2,7 +2,7 @@
 
 The model is built without its weights, so that billions of them take no time and no memory, and no checkpoint need be
 there: sizes of published models are known by the names of their directories. What a clip takes is computed, see
-`models/activations.py`.
+`models/activations.py` and `models/flops.py`.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 
 from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.models.activations import encoder_bytes, llm_bytes, projector_bytes, stream_bytes
+from espnet_mt_llm.models.base import learns
 from espnet_mt_llm.models.flops import step_flops
 from espnet_mt_llm.models.llm import LLM, TARGETS, WANTED
 from espnet_mt_llm.models.lora import add_lora
@@ -184,17 +185,17 @@ def _count(model: SpeechLLM, args: argparse.Namespace, seconds: float, targets: 
         positions += audio
         kept = encoder_bytes(model.encoder, args.encoder, frames, gpu)
         parts.append(_part(f"encoder ({args.encoder})", [model.encoder], kept))
-        kept = projector_bytes(model.adapter, frames, gpu) if kept or _learns(model.adapter) else 0
+        kept = projector_bytes(model.adapter, frames, gpu) if kept or learns(model.adapter) else 0
         if isinstance(model.layout, FeatureConcat):
             kept += 4 * heard * model.layout.fusion.in_features
         # The row of each position: in the layout, and among prompt and target.
         parts.append(_part("adapter, layout", [model.adapter, model.layout], kept + 8 * (audio + positions)))
     if model.speaker_encoder is not None:
         parts.append(_part(f"speaker encoder ({args.speaker_encoder})", [model.speaker_encoder], 0))
-        if _learns(model.speaker_encoder):
+        if learns(model.speaker_encoder):
             raise ValueError("no formula for what a speaker encoder keeps while it is trained")
         kept = 0
-        if model.speaker_stream is not None and _learns(model.speaker_adapter):
+        if model.speaker_stream is not None and learns(model.speaker_adapter):
             kept = stream_bytes(model.speaker_stream, math.ceil(seconds / model.speaker_encoder.frame_shift)) \
                 + projector_bytes(model.speaker_adapter, heard, gpu)
         modules = [m for m in (model.speaker_stream, model.speaker_adapter, model.registration) if m is not None]
@@ -214,7 +215,3 @@ def _part(name: str, modules: list[torch.nn.Module], kept: int) -> Part:
     weights = list({id(p): p for module in modules for p in module.parameters()}.values())
     return Part(name, sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad),
                 sum(p.numel() * p.element_size() for p in weights), kept)
-
-
-def _learns(part: torch.nn.Module) -> bool:
-    return any(p.requires_grad for p in part.parameters())
