@@ -23,6 +23,7 @@ from espnet_mt_llm.nets.registration import RegistrationProjector
 from espnet_mt_llm.nets.runs import run_index
 from espnet_mt_llm.nets.speaker_loss import MODES, PAD, SPEAKER, BalancedLoss, balanced_loss, token_cross_entropy
 from espnet_mt_llm.nets.speaker_stream import SpeakerStream
+from espnet_mt_llm.nets.voice_loss import VoiceLoss
 
 # What stands in a prompt where the audio goes; the k-th registered voice is ENROLLED - k.
 AUDIO, ENROLLED = -1, -2
@@ -56,19 +57,21 @@ class SpeechLLM(MultiTalkerModel):
         speaker_stream: its chunk embeddings at the rate of the adapter's frames; None where the layout takes none.
         speaker_adapter: from there to the input space.
         registration: from embeddings of registered voices to the input space.
+        voice: from frames to the voice of who talks; None without ``voice_weight``.
         chunk_sizes: seconds of the chunks whose embeddings stand side by side.
         raw_chunks: their statistics instead of embeddings.
         loss: ``ce``, ``asr_spk`` or ``balanced``, see :func:`~espnet_mt_llm.nets.speaker_loss.balanced_loss`.
         threshold: of the mask of ``balanced``: ``adaptive``, infinite, or 0.
         floor: of the adaptive threshold, in nats.
+        voice_weight: of the loss of ``voice``, which is added.
     """
 
     def __init__(self, llm: LLM, encoder: Optional[SpeechEncoder] = None, adapter: Optional[Projector] = None,
                  layout: Optional[Layout] = None, speaker_encoder: Optional[SpeakerEncoder] = None,
                  speaker_stream: Optional[SpeakerStream] = None, speaker_adapter: Optional[Projector] = None,
-                 registration: Optional[RegistrationProjector] = None, chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1),
-                 raw_chunks: bool = False, loss: str = "ce", threshold: Union[str, float] = "adaptive",
-                 floor: float = 2.0) -> None:
+                 registration: Optional[RegistrationProjector] = None, voice: Optional[VoiceLoss] = None,
+                 chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1), raw_chunks: bool = False, loss: str = "ce",
+                 threshold: Union[str, float] = "adaptive", floor: float = 2.0, voice_weight: float = 0.0) -> None:
         super().__init__()
         if loss not in MODES:
             raise ValueError(f"loss: '{loss}'; {nearest(str(loss), MODES)}")
@@ -76,9 +79,9 @@ class SpeechLLM(MultiTalkerModel):
             raise ValueError(f"threshold: {threshold!r} is neither adaptive nor .inf nor 0")
         self.llm, self.encoder, self.adapter, self.layout = llm, encoder, adapter, layout
         self.speaker_encoder, self.speaker_stream = speaker_encoder, speaker_stream
-        self.speaker_adapter, self.registration = speaker_adapter, registration
+        self.speaker_adapter, self.registration, self.voice = speaker_adapter, registration, voice
         self.chunk_sizes, self.raw_chunks = tuple(chunk_sizes), raw_chunks
-        self.loss, self.threshold, self.floor = loss, threshold, floor
+        self.loss, self.threshold, self.floor, self.voice_weight = loss, threshold, floor, voice_weight
         self._unchanged: dict[str, Unchanged] = {}
 
     def train(self, mode: bool = True) -> "SpeechLLM":
@@ -216,6 +219,7 @@ class SpeechLLM(MultiTalkerModel):
                 speech: Optional[torch.Tensor] = None, speech_lengths: Optional[torch.Tensor] = None,
                 semantic: Optional[torch.Tensor] = None, semantic_lengths: Optional[torch.Tensor] = None,
                 speaker: Optional[torch.Tensor] = None, speaker_lengths: Optional[torch.Tensor] = None,
+                voices: Optional[torch.Tensor] = None, talking: Optional[torch.Tensor] = None,
                 utt_id: Optional[Sequence[str]] = None, **_: Any
                 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Return the loss, statistics and weight of a batch.
@@ -229,6 +233,7 @@ class SpeechLLM(MultiTalkerModel):
             enrolled: ``(B, R, E)``.
             speech: ``(B, N)`` samples, or instead
             semantic, speaker: what the encoders have given, ``(B, T, D)`` and ``(B, T', E)``.
+            voices, talking: who talks in each of the adapter's frames, see :class:`VoiceLoss`.
             utt_id: clip ids, named when a loss is not finite.
         """
         batch = {name: value for name, value in locals().items() if isinstance(value, torch.Tensor)}
@@ -249,8 +254,12 @@ class SpeechLLM(MultiTalkerModel):
                                 [utt_id[i] for i in rows.tolist()])
         result = balanced_loss(ce, types, weights, self.loss, self.threshold, self.floor,
                                None if overlapped is None else overlapped.bool())
-        stats = self._statistics(result, logits, target, types)
-        return force_gatherable((result.loss, stats, ce.new_tensor(float(len(target)))), ce.device)
+        stats, loss = self._statistics(result, logits, target, types), result.loss
+        if self.voice is not None and talking is not None:
+            away = self.voice(audio[0], voices, talking)
+            loss = loss + self.voice_weight * away
+            stats |= {"loss": loss.detach(), "loss_voice": away.detach()}
+        return force_gatherable((loss, stats, ce.new_tensor(float(len(target)))), ce.device)
 
     def _predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor, known: torch.Tensor,
                  audio: Optional[tuple[torch.Tensor, torch.Tensor]], enrolled: Optional[torch.Tensor],

@@ -42,6 +42,7 @@ from espnet_mt_llm.nets.projectors import PROJECTORS, MLPAdapter
 from espnet_mt_llm.nets.registration import MODES as REGISTRATION_MODES
 from espnet_mt_llm.nets.registration import RegistrationProjector
 from espnet_mt_llm.nets.speaker_stream import SpeakerStream
+from espnet_mt_llm.nets.voice_loss import VoiceLoss
 from espnet_mt_llm.tasks.base import MultiTalkerTask, build
 from espnet_mt_llm.text.llm_tokenizer import LLMTokenizer, load_tokenizer
 from espnet_mt_llm.text.parsing import FORMATS
@@ -80,7 +81,7 @@ class SpeechLLMTask(MultiTalkerTask):
             ("speaker_stream", "its convolution: output_size"), ("speaker_adapter", "its adapter: hidden"),
             ("layout", "the layout: chunk, speaker_ratio, anchors"),
             ("llm", "the language model: checkpoint or config, lora, dtype, gradient_checkpointing, attention"),
-            ("model", "the loss: loss, threshold, floor"),
+            ("model", "the loss: loss, threshold, floor, voice_weight"),
         ):
             group.add_argument(f"--{name}_conf" if name != "encoder_lora" else "--encoder_lora",
                                action=NestedDictAction, default={}, help=f"arguments of {what}")
@@ -144,7 +145,7 @@ class SpeechLLMTask(MultiTalkerTask):
             settings = build(Registering, args.registration_conf, "registration_conf", mode=args.registration)
             registrar = Registrar(args.train_dir if train else args.valid_dir, settings)
         return SpeechLLMTargets(cls.tokenizer(args), writing, args.rate, args.speed_factors, registrar, train,
-                                args.layout != "none", args.feature_cache)
+                                args.layout != "none", args.feature_cache, voice_weight(args) > 0)
 
     @classmethod
     def build_iter_options(cls, args: argparse.Namespace, distributed_option: Any, mode: str) -> IteratorOptions:
@@ -236,6 +237,9 @@ def check(args: argparse.Namespace) -> None:
     for name in args.train_parts:
         if name not in PARTS:
             raise UserError(f"train_parts: unknown part '{name}'; {nearest(str(name), PARTS)}")
+    if voice_weight(args) and (args.layout != "semantic" or args.registration == "none"):
+        raise UserError("voice_weight: voices are learnt from a pool of registered speakers (--registration) by frames "
+                        "that have no speaker stream beside them (--layout semantic)")
     if not args.feature_cache:
         return
     trained = {"encoder", "encoder_lora", "speaker_encoder"} & set(args.train_parts)
@@ -244,6 +248,11 @@ def check(args: argparse.Namespace) -> None:
                         ((args.encoder_conf or {}).get("specaug"), "encoder_conf: specaug")):
         if wrong:
             raise UserError(f"feature_cache keeps what frozen encoders give of clips; it excludes {what}")
+
+
+def voice_weight(args: argparse.Namespace) -> float:
+    """Return the weight of the loss of voices."""
+    return float((args.model_conf or {}).get("voice_weight", 0.0))
 
 
 def build_layout(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) -> Layout:
@@ -289,6 +298,8 @@ def build_hearing(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) 
             raise UserError("registration takes embeddings from a frozen speaker encoder; take speaker_encoder out of "
                             "train_parts")
         parts["registration"] = RegistrationProjector(speaker.embedding_size, size)
+        if voice_weight(args):
+            parts["voice"] = VoiceLoss(size, speaker.embedding_size)
     return {**parts, **build_speaker_stream(args, speaker, size)} if layout.uses_speaker else parts
 
 
@@ -344,7 +355,7 @@ def trainable(model: SpeechLLM) -> dict[str, list[torch.nn.Parameter]]:
     The rows of new tokens belong to the adapters of the language model and to itself; the layout to the adapter.
     """
     found: dict[str, list[torch.nn.Parameter]] = {name: [] for name in PARTS}
-    for name, modules in (("adapter", (model.adapter, model.layout)),
+    for name, modules in (("adapter", (model.adapter, model.layout, model.voice)),
                           ("speaker_adapter", (model.speaker_stream, model.speaker_adapter, model.registration))):
         found[name] = [p for module in modules if module is not None for p in module.parameters()]
     for name in ("llm", "encoder", "speaker_encoder"):

@@ -57,6 +57,9 @@ def complete(factory: SequenceIterFactory, model: SpeechLLM, device: str = "cpu"
     if targets.registrar is not None and model.speaker_encoder is not None:
         targets.embeddings = stretch_embeddings(targets.registrar.dump_dir, model.speaker_encoder, device=device)
         targets.embedding_size = model.speaker_encoder.embedding_size
+    if model.encoder is not None:
+        targets.frame_shift = model.encoder.frame_shift
+        targets.stride = model.adapter.stride
     if targets.cache_features:
         sampler = factory.sampler
         clips = sampler.clips if hasattr(sampler, "clips") else [clip for batch in sampler.batches for clip in batch]
@@ -66,7 +69,6 @@ def complete(factory: SequenceIterFactory, model: SpeechLLM, device: str = "cpu"
             frames = {name: Rows(reader) for name, reader in frames.items()}
         dataset.loader_dict = {**{name: reader for name, reader in dataset.loader_dict.items() if name != "speech"},
                                **frames}
-        targets.frame_shift = model.encoder.frame_shift
         if model.uses_speaker:
             targets.speaker_frames = model.encoder.frame_shift / model.speaker_encoder.frame_shift
 

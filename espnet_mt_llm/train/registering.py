@@ -11,7 +11,7 @@ from typing import Optional
 import numpy as np
 
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at
-from espnet_mt_llm.datadir.enrolment import Heard, register
+from espnet_mt_llm.datadir.enrolment import Heard, Registration, register
 from espnet_mt_llm.datadir.stretches import Pool, Span, read_text_lines
 from espnet_mt_llm.nets.registration import choose
 from espnet_mt_llm.text.names import name_speakers
@@ -107,11 +107,7 @@ class Registrar:
             mode = chance.pick(("match", "none", "over"))
         if mode == "none":
             return Registered((), {}, ())
-        spans = [span for clip in clips for span in self._spans(clip)]
-        session = {spk for name, _, _ in spans for spk in self._speakers_of.get(name, ())}
-        wanted = settings.max_distractors if mode == "over" else 0
-        made = register(self.pool, Heard(" ".join(clips), speakers, session, spans), settings.num_stretches, wanted,
-                        chance)
+        made = self._register(clips, speakers, settings.max_distractors if mode == "over" else 0, chance)
         known = [spk for spk, stretches in made.speakers.items() if stretches]
         if mode == "over" and not made.distractors:
             raise UserError(f"{self.dump_dir / 'enrolment'}: no speaker of another session than that of clip "
@@ -122,6 +118,20 @@ class Registrar:
         if settings.shuffle_names:
             names = chance.sample(list(self.names.values()), len(chosen))
         return Registered(chosen, dict(zip(chosen, names)), stretches)
+
+    def own(self, clips: Sequence[str], speakers: Sequence[str], chance: Chance) -> Registered:
+        """Draw what those of ``speakers`` who can be registered would be registered from, under their own names."""
+        made = self._register(clips, speakers, 0, chance)
+        known = [spk for spk in speakers if made.speakers[spk]]
+        return Registered(known, {spk: self.names[spk] for spk in known}, [made.speakers[spk] for spk in known])
+
+    def _register(self, clips: Sequence[str], speakers: Sequence[str], distractors: int, chance: Chance
+                  ) -> Registration:
+        """Draw stretches of the speakers of clips, and distractors, by the rules of the pool."""
+        spans = [span for clip in clips for span in self._spans(clip)]
+        session = {spk for name, _, _ in spans for spk in self._speakers_of.get(name, ())}
+        return register(self.pool, Heard(" ".join(clips), speakers, session, spans), self.settings.num_stretches,
+                        distractors, chance)
 
     def expected(self, speakers: int) -> float:
         """Return how many are registered on average with a clip of so many speakers."""

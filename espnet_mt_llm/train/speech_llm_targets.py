@@ -59,17 +59,20 @@ class SpeechLLMTargets:
         train: whether to draw anew each time; else a clip has the same draws in every epoch.
         with_audio: False for a model of text alone.
         cache_features: ask for the frames of the frozen encoders instead of audio, see ``train/features.py``.
+        with_voices: give the voices of who talks, see ``nets/voice_loss.py``; with a registrar.
 
     Attributes:
         embeddings: of the stretches of the pool; set when the speaker encoder is there, as the frames are.
         embedding_size: E.
-        frame_shift: seconds between the frames of the speech encoder; set with ``cache_features``.
+        frame_shift: seconds between the frames of the speech encoder; set when it is there.
+        stride: its frames for one of the adapter.
         speaker_frames: frames of the speaker encoder for one of those.
     """
 
     def __init__(self, tokenizer: LLMTokenizer, writing: Writing = Writing(), rate: int = 16000,
                  speed_factors: Sequence[float] = (), registrar: Optional[Registrar] = None, train: bool = False,
-                 with_audio: bool = True, cache_features: bool = False) -> None:
+                 with_audio: bool = True, cache_features: bool = False,
+                 with_voices: bool = False) -> None:
         check_format(writing.format)
         template(writing.prompt, writing.mode(False))
         if writing.format == "sot" and registrar is not None:
@@ -77,10 +80,10 @@ class SpeechLLMTargets:
         self.tokenizer, self.writing, self.rate = tokenizer, writing, rate
         self.speed_factors = tuple(speed_factors) if train else ()
         self.registrar, self.train, self.with_audio = registrar, train, with_audio
-        self.cache_features = cache_features
+        self.cache_features, self.with_voices = cache_features, with_voices
         self.embeddings: Optional[Mapping[str, np.ndarray]] = None
         self.embedding_size = 0
-        self.frame_shift, self.speaker_frames = 0.0, 1.0
+        self.frame_shift, self.stride, self.speaker_frames = 0.0, 1, 1.0
 
     def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
         """Return prompt, target, and speech ``(N,)`` or the frames that the encoders have made of it.
@@ -92,7 +95,8 @@ class SpeechLLMTargets:
 
         Returns:
             ``prompt`` ``(P,)``, ``target``, ``types``, ``weights``, ``overlapped`` ``(U,)`` and, with registration,
-            ``enrolled`` ``(R, E)``, beside the audio.
+            ``enrolled`` ``(R, E)``, beside the audio; for the loss of voices ``voices`` ``(S, E)`` and ``talking``
+            ``(T,)``.
 
         Raises:
             UserError: more speakers than ids, or audio that does not fit.
@@ -107,7 +111,8 @@ class SpeechLLMTargets:
         registered = Registered((), {}, ())
         if self.registrar is not None:
             seed = (np.random.randint(2**31),) if self.train else (self.registrar.settings.seed, uid)
-            registered = self.registrar.draw(clips, speakers, Chance(*seed))
+            chance = Chance(*seed)
+            registered = self.registrar.draw(clips, speakers, chance)
         target = self.target(segments, registered.names)
         arrays |= {"prompt": np.array(self.prompt([registered.names[s] for s in registered.speakers]), dtype=np.int64),
                    "target": np.array(target.ids, dtype=np.int64), "types": np.array(target.types, dtype=np.int64),
@@ -115,7 +120,28 @@ class SpeechLLMTargets:
                    "overlapped": np.array(target.overlapped, dtype=np.int64)}
         if self.embeddings is not None:
             arrays["enrolled"] = voices(registered, self.embeddings, self.embedding_size)
+            if self.with_voices:
+                own = self.registrar.own(clips, speakers, chance)
+                arrays["voices"] = voices(own, self.embeddings, self.embedding_size)
+                arrays["talking"] = self.talking(segments, own.speakers, self._size(arrays))
         return arrays
+
+    def _size(self, arrays: Mapping[str, np.ndarray]) -> int:
+        """Return how many frames the adapter gives."""
+        frames = len(arrays["semantic"]) if "semantic" in arrays else \
+            math.ceil(len(arrays["speech"]) / self.rate / self.frame_shift)
+        return -(-frames // self.stride)
+
+    def talking(self, segments: Sequence[Mapping], speakers: Sequence[str], size: int) -> np.ndarray:
+        """Return ``(size,)``: k in the frames in which the k-th of ``speakers`` talks and nobody else, 0 elsewhere."""
+        shift = self.frame_shift * self.stride
+        number = {spk: k for k, spk in enumerate(speakers, 1)}
+        who, talkers = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+        for s in segments:
+            span = slice(round(s["start_time"] / shift), round(s["end_time"] / shift))
+            who[span] = number.get(s["speaker"], 0)
+            talkers[span] += 1
+        return np.where(talkers == 1, who, 0)
 
     def _audio(self, clips: Sequence[str], data: Mapping[str, Any], factor: float
                ) -> tuple[dict[str, np.ndarray], list[float]]:

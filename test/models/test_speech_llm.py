@@ -13,6 +13,7 @@ from espnet_mt_llm.nets.layouts import FeatureConcat, Interleave, Semantic, Time
 from espnet_mt_llm.nets.projectors import MLPAdapter, TransformerProjector
 from espnet_mt_llm.nets.registration import RegistrationProjector
 from espnet_mt_llm.nets.speaker_stream import SpeakerStream
+from espnet_mt_llm.nets.voice_loss import VoiceLoss
 from espnet_mt_llm.text.prompts import AUDIO as AUDIO_PLACE
 from espnet_mt_llm.text.prompts import enroll
 
@@ -183,6 +184,19 @@ def test_no_mask_is_the_loss_of_the_stage_before() -> None:
     torch.testing.assert_close(losses["none"], losses["inf"])
     torch.testing.assert_close(losses["zero"], stats["loss_spk"])
     assert 0 <= stats["masked_clean"] <= 1 and 0 <= stats["masked_overlapped"] <= 1
+
+
+def test_the_loss_of_voices_is_added_and_reaches_the_adapter() -> None:
+    talking = torch.tensor([[1, 1, 0, 2], [0, 1, 1, 0], [0] * 4])
+    batch = {**batch_of(), "voices": torch.randn(3, 2, E), "talking": talking}
+    model = model_of("semantic", voice=VoiceLoss(H, E), voice_weight=0.5)
+    loss, stats, _ = model(**batch)
+    frames, _ = model.positions(model.hear(batch["speech"], batch["speech_lengths"]))
+    away = model.voice(frames, batch["voices"], batch["talking"])
+    torch.testing.assert_close(loss.squeeze(), model_of("semantic")(**batch)[0].squeeze() + 0.5 * away)
+    torch.testing.assert_close(stats["loss_voice"].squeeze(), away.detach())
+    (grad,) = torch.autograd.grad(away, model.encoder.first.weight)
+    assert grad.abs().sum() > 0
 
 
 def test_a_clip_without_a_finite_loss_is_left_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -105,6 +105,24 @@ def test_registered_names_stand_in_prompt_and_target(tokenizer: LLMTokenizer, tm
     assert len(orders) > 3
 
 
+@pytest.mark.parametrize("stride, cached", [(1, False), (2, False), (1, True)])
+def test_who_talks_alone_in_each_frame(tokenizer: LLMTokenizer, tmp_path: Path, stride: int, cached: bool) -> None:
+    """A and B have voices, C has none; nobody counts where two talk."""
+    registrar = Registrar(pool(tmp_path), Registering("none"))
+    targets = SpeechLLMTargets(tokenizer, registrar=registrar, train=True, with_voices=True, cache_features=cached)
+    targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
+                                                  for i, s in enumerate("ABDF")}, 3
+    targets.frame_shift, targets.stride = 0.1, stride
+    frames = (np.zeros((10, 4), dtype=np.float16), np.zeros((10, 4), dtype=np.float16))
+    audio = {"semantic": frames} if cached else {"speech": (clip(), clip())}
+    arrays = targets("c1 c2", {**audio, "supervision": (ONE, TWO)})
+    assert arrays["voices"].tolist() == [[0.0] * 3, [1.0] * 3] and len(arrays["enrolled"]) == 0
+    fine = [1, 1, 1, 1, 0, 2, 2, 2, 2, 0]
+    # Times are rounded to the nearest frame, here of 0.2 s.
+    assert arrays["talking"].tolist()[:9] == (fine[:9] if stride == 1 else [1, 1, 2, 2, 0, 0, 0, 0, 1])
+    assert len(arrays["talking"]) == 20 // stride
+
+
 def test_validation_is_the_same_in_every_epoch(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
     targets = SpeechLLMTargets(tokenizer, registrar=Registrar(pool(tmp_path), Registering("mixed")))
     data = {"speech": clip(), "supervision": ONE}
