@@ -97,7 +97,12 @@ class LLM(torch.nn.Module):
         return self.model.get_input_embeddings()(ids)
 
     def hidden(self, embeds: torch.Tensor, mask: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """Return the last hidden states ``(B, P, H)``.
+        """Return the last hidden states ``(B, P, H)``, see :meth:`states`."""
+        return self.states(embeds, mask)[0]
+
+    def states(self, embeds: torch.Tensor, mask: Optional[torch.Tensor] = None, layer: Optional[int] = None
+               ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Return the last hidden states ``(B, P, H)``, and those behind the first ``layer`` layers when it is given.
 
         Args:
             embeds: ``(B, P, H)``.
@@ -105,8 +110,9 @@ class LLM(torch.nn.Module):
                 attention looks back only, and its fastest kernels take no mask.
         """
         places = None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
-        return self.model.base_model(inputs_embeds=embeds, attention_mask=mask, position_ids=places,
-                                     use_cache=False).last_hidden_state
+        out = self.model.base_model(inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False,
+                                    output_hidden_states=layer is not None)
+        return out.last_hidden_state, None if layer is None else out.hidden_states[layer]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return ``(…, V)`` of hidden states ``(…, H)``."""

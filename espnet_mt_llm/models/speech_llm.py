@@ -57,21 +57,24 @@ class SpeechLLM(MultiTalkerModel):
         speaker_stream: its chunk embeddings at the rate of the adapter's frames; None where the layout takes none.
         speaker_adapter: from there to the input space.
         registration: from embeddings of registered voices to the input space.
-        voice: from frames to the voice of who talks; None without ``voice_weight``.
+        voice: from frames to the voice of who talks, for the loss of voices; None without it.
+        answer_voice: the same from hidden states of the language model; None without it.
         chunk_sizes: seconds of the chunks whose embeddings stand side by side.
         raw_chunks: their statistics instead of embeddings.
         loss: ``ce``, ``asr_spk`` or ``balanced``, see :func:`~espnet_mt_llm.nets.speaker_loss.balanced_loss`.
         threshold: of the mask of ``balanced``: ``adaptive``, infinite, or 0.
         floor: of the adaptive threshold, in nats.
-        voice_weight: of the loss of ``voice``, which is added.
+        voice_weight: of the losses of ``voice`` and ``answer_voice``, which are added.
+        voice_layer: how many layers the hidden states of ``answer_voice`` have behind them.
     """
 
     def __init__(self, llm: LLM, encoder: Optional[SpeechEncoder] = None, adapter: Optional[Projector] = None,
                  layout: Optional[Layout] = None, speaker_encoder: Optional[SpeakerEncoder] = None,
                  speaker_stream: Optional[SpeakerStream] = None, speaker_adapter: Optional[Projector] = None,
                  registration: Optional[RegistrationProjector] = None, voice: Optional[VoiceLoss] = None,
-                 chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1), raw_chunks: bool = False, loss: str = "ce",
-                 threshold: Union[str, float] = "adaptive", floor: float = 2.0, voice_weight: float = 0.0) -> None:
+                 answer_voice: Optional[VoiceLoss] = None, chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1),
+                 raw_chunks: bool = False, loss: str = "ce", threshold: Union[str, float] = "adaptive",
+                 floor: float = 2.0, voice_weight: float = 0.0, voice_layer: Optional[int] = None) -> None:
         super().__init__()
         if loss not in MODES:
             raise ValueError(f"loss: '{loss}'; {nearest(str(loss), MODES)}")
@@ -79,9 +82,11 @@ class SpeechLLM(MultiTalkerModel):
             raise ValueError(f"threshold: {threshold!r} is neither adaptive nor .inf nor 0")
         self.llm, self.encoder, self.adapter, self.layout = llm, encoder, adapter, layout
         self.speaker_encoder, self.speaker_stream = speaker_encoder, speaker_stream
-        self.speaker_adapter, self.registration, self.voice = speaker_adapter, registration, voice
+        self.speaker_adapter, self.registration = speaker_adapter, registration
+        self.voice, self.answer_voice = voice, answer_voice
         self.chunk_sizes, self.raw_chunks = tuple(chunk_sizes), raw_chunks
-        self.loss, self.threshold, self.floor, self.voice_weight = loss, threshold, floor, voice_weight
+        self.loss, self.threshold, self.floor = loss, threshold, floor
+        self.voice_weight, self.voice_layer = voice_weight, voice_layer
         self._unchanged: dict[str, Unchanged] = {}
 
     def train(self, mode: bool = True) -> "SpeechLLM":
@@ -220,7 +225,7 @@ class SpeechLLM(MultiTalkerModel):
                 semantic: Optional[torch.Tensor] = None, semantic_lengths: Optional[torch.Tensor] = None,
                 speaker: Optional[torch.Tensor] = None, speaker_lengths: Optional[torch.Tensor] = None,
                 voices: Optional[torch.Tensor] = None, talking: Optional[torch.Tensor] = None,
-                utt_id: Optional[Sequence[str]] = None, **_: Any
+                saying: Optional[torch.Tensor] = None, utt_id: Optional[Sequence[str]] = None, **_: Any
                 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Return the loss, statistics and weight of a batch.
 
@@ -234,6 +239,7 @@ class SpeechLLM(MultiTalkerModel):
             speech: ``(B, N)`` samples, or instead
             semantic, speaker: what the encoders have given, ``(B, T, D)`` and ``(B, T', E)``.
             voices, talking: who talks in each of the adapter's frames, see :class:`VoiceLoss`.
+            saying: ``(B, U)``, who says each token of the target, as ``talking``.
             utt_id: clip ids, named when a loss is not finite.
         """
         batch = {name: value for name, value in locals().items() if isinstance(value, torch.Tensor)}
@@ -245,7 +251,7 @@ class SpeechLLM(MultiTalkerModel):
         audio = None if heard is None else self.positions(heard)
         known = length_mask(target_lengths, target.size(1))
         types = types.masked_fill(~known, PAD)
-        logits = self._predict(prompt, prompt_lengths, target, known, audio, enrolled, utt_id)
+        logits, middle = self._predict(prompt, prompt_lengths, target, known, audio, enrolled, utt_id)
         ce = token_cross_entropy(logits, target.masked_fill(~known, -1))
         finite = torch.isfinite(ce).all(1)
         if not finite.all():
@@ -255,16 +261,18 @@ class SpeechLLM(MultiTalkerModel):
         result = balanced_loss(ce, types, weights, self.loss, self.threshold, self.floor,
                                None if overlapped is None else overlapped.bool())
         stats, loss = self._statistics(result, logits, target, types), result.loss
-        if self.voice is not None and talking is not None:
-            away = self.voice(audio[0], voices, talking)
-            loss = loss + self.voice_weight * away
-            stats |= {"loss": loss.detach(), "loss_voice": away.detach()}
+        for name, head, states, whose in (("loss_voice", self.voice, audio and audio[0], talking),
+                                          ("loss_answer_voice", self.answer_voice, middle, saying)):
+            if head is not None and whose is not None:
+                away = head(states, voices, whose)
+                loss = loss + self.voice_weight * away
+                stats |= {"loss": loss.detach(), name: away.detach()}
         return force_gatherable((loss, stats, ce.new_tensor(float(len(target)))), ce.device)
 
     def _predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor, known: torch.Tensor,
                  audio: Optional[tuple[torch.Tensor, torch.Tensor]], enrolled: Optional[torch.Tensor],
-                 utt_id: Optional[Sequence[str]]) -> torch.Tensor:
-        """Return the logits ``(B, U, V)`` of each target token, given those before it.
+                 utt_id: Optional[Sequence[str]]) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Return the logits ``(B, U, V)`` of each target token, given those before it, and states ``(B, U, H)``.
 
         Clips are padded at their ends alone, so that no mask is needed; the output layer, most of the work of a small
         model with a large vocabulary, sees the target only.
@@ -272,11 +280,12 @@ class SpeechLLM(MultiTalkerModel):
         tokens = torch.cat([prompt, target], dim=1)
         valid = torch.cat([length_mask(prompt_lengths, prompt.size(1)), known], dim=1)
         embeds, inside = self._assemble(tokens, valid, audio, enrolled, utt_id, left=False)
-        hidden = self.llm.hidden(embeds)
+        hidden, middle = self.llm.states(embeds, layer=self.voice_layer)
         # The token before the first one of the target predicts it.
         steps = (inside.sum(1) - known.sum(1) - 1).unsqueeze(1) + torch.arange(target.size(1), device=target.device)
         steps = steps.clamp(0, hidden.size(1) - 1)
-        return self.llm.logits(hidden.gather(1, steps.unsqueeze(-1).expand(-1, -1, hidden.size(-1))))
+        index = steps.unsqueeze(-1).expand(-1, -1, hidden.size(-1))
+        return self.llm.logits(hidden.gather(1, index)), None if middle is None else middle.gather(1, index)
 
     def _statistics(self, result: BalancedLoss, logits: torch.Tensor, target: torch.Tensor, types: torch.Tensor
                     ) -> dict[str, torch.Tensor]:

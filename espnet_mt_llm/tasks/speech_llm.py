@@ -81,7 +81,7 @@ class SpeechLLMTask(MultiTalkerTask):
             ("speaker_stream", "its convolution: output_size"), ("speaker_adapter", "its adapter: hidden"),
             ("layout", "the layout: chunk, speaker_ratio, anchors"),
             ("llm", "the language model: checkpoint or config, lora, dtype, gradient_checkpointing, attention"),
-            ("model", "the loss: loss, threshold, floor, voice_weight"),
+            ("model", "the loss: loss, threshold, floor, voice_weight, voice_layer"),
         ):
             group.add_argument(f"--{name}_conf" if name != "encoder_lora" else "--encoder_lora",
                                action=NestedDictAction, default={}, help=f"arguments of {what}")
@@ -141,7 +141,7 @@ class SpeechLLMTask(MultiTalkerTask):
         """Prompt and target of a clip, and its audio."""
         writing = Writing(args.format, args.prompt, args.profile, args.max_talkers, args.pause)
         registrar: Optional[Registrar] = None
-        if args.registration != "none":
+        if args.registration != "none" or voice_weight(args):
             settings = build(Registering, args.registration_conf, "registration_conf", mode=args.registration)
             registrar = Registrar(args.train_dir if train else args.valid_dir, settings)
         return SpeechLLMTargets(cls.tokenizer(args), writing, args.rate, args.speed_factors, registrar, train,
@@ -237,9 +237,8 @@ def check(args: argparse.Namespace) -> None:
     for name in args.train_parts:
         if name not in PARTS:
             raise UserError(f"train_parts: unknown part '{name}'; {nearest(str(name), PARTS)}")
-    if voice_weight(args) and (args.layout != "semantic" or args.registration == "none"):
-        raise UserError("voice_weight: voices are learnt from a pool of registered speakers (--registration) by frames "
-                        "that have no speaker stream beside them (--layout semantic)")
+    if voice_weight(args) and not args.speaker_encoder:
+        raise UserError("voice_weight: speaker_encoder is missing, which says what a voice is")
     if not args.feature_cache:
         return
     trained = {"encoder", "encoder_lora", "speaker_encoder"} & set(args.train_parts)
@@ -284,7 +283,7 @@ def build_hearing(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) 
     layout = build_layout(args, size, tokenizer)
     args.frame_shift = encoder.frame_shift * adapter.stride
     parts: dict[str, Any] = {"encoder": encoder, "adapter": adapter, "layout": layout}
-    if not layout.uses_speaker and args.registration == "none":
+    if not layout.uses_speaker and args.registration == "none" and not voice_weight(args):
         return parts
     if args.speaker_encoder is None:
         what = f"layout '{args.layout}'" if layout.uses_speaker else f"registration '{args.registration}'"
@@ -293,13 +292,15 @@ def build_hearing(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) 
                                     "speaker_encoder_conf", rate=args.rate,
                                     frozen="speaker_encoder" not in args.train_parts)
     parts["speaker_encoder"] = speaker
+    if voice_weight(args) and not layout.uses_speaker:
+        parts["voice"] = VoiceLoss(size, speaker.embedding_size)
+    if (args.model_conf or {}).get("voice_layer") is not None:
+        parts["answer_voice"] = VoiceLoss(size, speaker.embedding_size)
     if args.registration != "none":
         if "speaker_encoder" in args.train_parts:
             raise UserError("registration takes embeddings from a frozen speaker encoder; take speaker_encoder out of "
                             "train_parts")
         parts["registration"] = RegistrationProjector(speaker.embedding_size, size)
-        if voice_weight(args):
-            parts["voice"] = VoiceLoss(size, speaker.embedding_size)
     return {**parts, **build_speaker_stream(args, speaker, size)} if layout.uses_speaker else parts
 
 
@@ -355,7 +356,7 @@ def trainable(model: SpeechLLM) -> dict[str, list[torch.nn.Parameter]]:
     The rows of new tokens belong to the adapters of the language model and to itself; the layout to the adapter.
     """
     found: dict[str, list[torch.nn.Parameter]] = {name: [] for name in PARTS}
-    for name, modules in (("adapter", (model.adapter, model.layout, model.voice)),
+    for name, modules in (("adapter", (model.adapter, model.layout, model.voice, model.answer_voice)),
                           ("speaker_adapter", (model.speaker_stream, model.speaker_adapter, model.registration))):
         found[name] = [p for module in modules if module is not None for p in module.parameters()]
     for name in ("llm", "encoder", "speaker_encoder"):

@@ -31,12 +31,14 @@ class Piece(NamedTuple):
         segment: which turn it belongs to, from 0; -1 for END.
         overlapped: somebody else speaks during the utterance. It is known for whole utterances, since words have no
             times; a mark or label is overlapped when an utterance of its turn is.
+        speaker: who says it; empty for END.
     """
 
     text: str
     type: int
     segment: int
     overlapped: bool
+    speaker: str = ""
 
 
 class Encoded(NamedTuple):
@@ -47,13 +49,14 @@ class Encoded(NamedTuple):
         types: of the pieces.
         weights: on the tokens of a label the number of text tokens of its turn (L_i of arXiv 2606.13095, Eq. 4),
             elsewhere 0.
-        overlapped: of the pieces.
+        overlapped, speakers: of the pieces.
     """
 
     ids: List[int]
     types: List[int]
     weights: List[float]
     overlapped: List[bool]
+    speakers: List[str]
 
 
 def clean(text: str, fmt: str) -> Tuple[str, int]:
@@ -109,7 +112,7 @@ def build_target(segments: Sequence[Mapping], fmt: str, names: Optional[Mapping[
         speaker = turn[0].speaker
         label = names.get(speaker) or labels.setdefault(speaker, str(len(labels)))
         overlaps = [_overlapped(u, ordered) for u in turn]
-        said = [Piece(f" {u.text}", TEXT, i, overlap) for u, overlap in zip(turn, overlaps)]
+        said = [Piece(f" {u.text}", TEXT, i, overlap, speaker) for u, overlap in zip(turn, overlaps)]
         pieces += _turn_pieces(fmt, label, said, any(overlaps))
     if num_ids is not None and len(labels) > num_ids:
         where = f"clip {segments[0].get('session_id', '')}: "
@@ -142,13 +145,13 @@ def _overlapped(utterance: Turn, others: Sequence[Turn]) -> bool:
 
 
 def _turn_pieces(fmt: str, label: str, said: List[Piece], overlapped: bool) -> List[Piece]:
-    segment = said[0].segment
+    segment, speaker = said[0].segment, said[0].speaker
     named = not label.isdecimal()
-    change = Piece(CHANGE_TEXT, CHANGE, segment, overlapped)
+    change = Piece(CHANGE_TEXT, CHANGE, segment, overlapped, speaker)
     if fmt == "speakerlm":
-        return [Piece(f" {label}:" if named else f" spk {label}:", SPEAKER, segment, overlapped), *said]
+        return [Piece(f" {label}:" if named else f" spk {label}:", SPEAKER, segment, overlapped, speaker), *said]
     if fmt == "sc_suffix":
-        return [*said, change, Piece(f" {label}" if named else label, SPEAKER, segment, overlapped)]
+        return [*said, change, Piece(f" {label}" if named else label, SPEAKER, segment, overlapped, speaker)]
     return ([change] if segment else []) + said
 
 
@@ -168,11 +171,12 @@ def encode_target(pieces: Sequence[Piece], tokenizer: Any) -> Encoded:
     for piece, ids in zip(pieces, encoded):
         if piece.type == TEXT:
             lengths[piece.segment] += len(ids)
-    out = Encoded([], [], [], [])
+    out = Encoded([], [], [], [], [])
     for piece, ids in zip(pieces, encoded):
         weight = float(lengths[piece.segment]) if piece.type == SPEAKER else 0.0
         out.ids.extend(ids)
         out.types.extend([piece.type] * len(ids))
         out.weights.extend([weight] * len(ids))
         out.overlapped.extend([piece.overlapped] * len(ids))
+        out.speakers.extend([piece.speaker] * len(ids))
     return out

@@ -75,7 +75,7 @@ class SpeechLLMTargets:
                  with_voices: bool = False) -> None:
         check_format(writing.format)
         template(writing.prompt, writing.mode(False))
-        if writing.format == "sot" and registrar is not None:
+        if writing.format == "sot" and registrar is not None and registrar.settings.mode != "none":
             raise UserError("registration: the format sot names nobody; use speakerlm or sc_suffix")
         self.tokenizer, self.writing, self.rate = tokenizer, writing, rate
         self.speed_factors = tuple(speed_factors) if train else ()
@@ -95,8 +95,8 @@ class SpeechLLMTargets:
 
         Returns:
             ``prompt`` ``(P,)``, ``target``, ``types``, ``weights``, ``overlapped`` ``(U,)`` and, with registration,
-            ``enrolled`` ``(R, E)``, beside the audio; for the loss of voices ``voices`` ``(S, E)`` and ``talking``
-            ``(T,)``.
+            ``enrolled`` ``(R, E)``, beside the audio; for the losses of voices ``voices`` ``(S, E)``, ``talking``
+            ``(T,)`` and ``saying`` ``(U,)``.
 
         Raises:
             UserError: more speakers than ids, or audio that does not fit.
@@ -124,6 +124,8 @@ class SpeechLLMTargets:
                 own = self.registrar.own(clips, speakers, chance)
                 arrays["voices"] = voices(own, self.embeddings, self.embedding_size)
                 arrays["talking"] = self.talking(segments, own.speakers, self._size(arrays))
+                number = {spk: k for k, spk in enumerate(own.speakers, 1)}
+                arrays["saying"] = np.array([number.get(spk, 0) for spk in target.speakers], dtype=np.int64)
         return arrays
 
     def _size(self, arrays: Mapping[str, np.ndarray]) -> int:

@@ -310,7 +310,7 @@ def test_debug_run(root: Path, work: Path) -> None:
     ({"tokenizer": None}, "tokenizer is missing; make one"),
     ({"feature_cache": True, "train_parts": ["encoder"]}, "feature_cache .* excludes train_parts: encoder"),
     ({"feature_cache": True, "speed_factors": [0.9]}, "feature_cache .* excludes speed_factors"),
-    ({"model_conf": {"voice_weight": 1}, "registration": "none"}, "voice_weight: voices are learnt from a pool"),
+    ({"model_conf": {"voice_weight": 1}, "speaker_encoder": None}, "voice_weight: speaker_encoder is missing"),
     ({"concatenate": {"second": 3}}, r"concatenate: unknown key 'second'; did you mean 'seconds'\?"),
     ({"concatenate": {"seconds": 3}, "batch_positions": 0}, "concatenate needs batch_positions"),
     ({"mixed_batches": True}, "mixed_batches and batch_positions are two ways"),
