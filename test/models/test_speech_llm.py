@@ -199,6 +199,22 @@ def test_the_loss_of_voices_is_added_and_reaches_the_adapter() -> None:
     assert grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("layout", ["semantic", "interleave"])
+def test_the_loss_of_voices_in_answers_is_of_the_states_that_predict_them(layout: str) -> None:
+    batch = {**batch_of(), "voices": torch.randn(3, 2, E), "saying": torch.tensor([[1] * 4 + [0] * 2, [0] * 6,
+                                                                                   [1, 1, 2, 2, 2, 0]])}
+    model = model_of(layout, answer_voice=VoiceLoss(H, E), voice_weight=0.5, voice_layer=1)
+    with torch.no_grad():
+        loss, stats, _ = model(**batch)
+        embeds, mask = model.prepare(batch["speech"], batch["speech_lengths"], batch["prompt"],
+                                     batch["prompt_lengths"], batch["enrolled"])
+        _, states = model.llm.states(torch.cat([embeds, model.llm.embed(batch["target"])], 1),
+                                     torch.cat([mask, torch.ones_like(batch["target"])], 1), 1)
+        away = model.answer_voice(states[:, mask.size(1) - 1 :], batch["voices"], batch["saying"])
+        torch.testing.assert_close(stats["loss_answer_voice"].squeeze(), away)
+        torch.testing.assert_close(loss.squeeze(), model_of(layout)(**batch)[0].squeeze() + 0.5 * away)
+
+
 def test_a_clip_without_a_finite_loss_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     model, batch = model_of(), batch_of()
     batch["speech"][1, 5] = float("nan")

@@ -120,11 +120,13 @@ def test_what_is_clean_stays(text, fmt):
 
 
 def test_tokens_types_and_weights():
-    ids, types, weights, overlapped = encode_target(build_target(TALK[:2], "sc_suffix"), Letters())
+    ids, types, weights, overlapped, speakers = encode_target(build_target(TALK[:2], "sc_suffix"), Letters())
     assert "".join(map(chr, ids[:-1])) == " hi<SC>0 fine and you<SC>1" and ids[-1] == Letters.end_id
     assert types == [TEXT] * 3 + [CHANGE] * 4 + [SPEAKER] + [TEXT] * 13 + [CHANGE] * 4 + [SPEAKER, END]
     assert [w for w in weights if w] == [3.0, 13.0] and [t for t, w in zip(types, weights) if w] == [SPEAKER] * 2
     assert not any(overlapped)
+    first, second = TALK[0]["speaker"], TALK[1]["speaker"]
+    assert speakers == [first] * 8 + [second] * 18 + [""]
 
 
 @given(SEGMENTS, st.sampled_from(FORMATS), st.sampled_from([0.5, math.inf]))

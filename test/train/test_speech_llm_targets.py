@@ -121,6 +121,8 @@ def test_who_talks_alone_in_each_frame(tokenizer: LLMTokenizer, tmp_path: Path, 
     # Times are rounded to the nearest frame, here of 0.2 s.
     assert arrays["talking"].tolist()[:9] == (fine[:9] if stride == 1 else [1, 1, 2, 2, 0, 0, 0, 0, 1])
     assert len(arrays["talking"]) == 20 // stride
+    said = dict(zip(arrays["saying"].tolist(), arrays["target"].tolist()))
+    assert len(arrays["saying"]) == len(arrays["target"]) and set(said) == {0, 1, 2} and arrays["saying"][-1] == 0
 
 
 def test_validation_is_the_same_in_every_epoch(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
