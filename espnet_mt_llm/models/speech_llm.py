@@ -272,7 +272,7 @@ class SpeechLLM(MultiTalkerModel):
     def _predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor, known: torch.Tensor,
                  audio: Optional[tuple[torch.Tensor, torch.Tensor]], enrolled: Optional[torch.Tensor],
                  utt_id: Optional[Sequence[str]]) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Return the logits ``(B, U, V)`` of each target token, given those before it, and states ``(B, U, H)``.
+        """Return the logits ``(B, U, V)`` of each target token, given those before it, and its states ``(B, U, H)``.
 
         Clips are padded at their ends alone, so that no mask is needed; the output layer, most of the work of a small
         model with a large vocabulary, sees the target only.
@@ -285,7 +285,9 @@ class SpeechLLM(MultiTalkerModel):
         steps = (inside.sum(1) - known.sum(1) - 1).unsqueeze(1) + torch.arange(target.size(1), device=target.device)
         steps = steps.clamp(0, hidden.size(1) - 1)
         index = steps.unsqueeze(-1).expand(-1, -1, hidden.size(-1))
-        return self.llm.logits(hidden.gather(1, index)), None if middle is None else middle.gather(1, index)
+        logits = self.llm.logits(hidden.gather(1, index))
+        # Its own states, not those that predict it: at a label they have label and voice together.
+        return logits, None if middle is None else middle.gather(1, (index + 1).clamp(max=middle.size(1) - 1))
 
     def _statistics(self, result: BalancedLoss, logits: torch.Tensor, target: torch.Tensor, types: torch.Tensor
                     ) -> dict[str, torch.Tensor]:

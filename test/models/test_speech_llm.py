@@ -200,7 +200,7 @@ def test_the_loss_of_voices_is_added_and_reaches_the_adapter() -> None:
 
 
 @pytest.mark.parametrize("layout", ["semantic", "interleave"])
-def test_the_loss_of_voices_in_answers_is_of_the_states_that_predict_them(layout: str) -> None:
+def test_the_loss_of_voices_in_answers_is_of_the_states_of_their_tokens(layout: str) -> None:
     batch = {**batch_of(), "voices": torch.randn(3, 2, E), "saying": torch.tensor([[1] * 4 + [0] * 2, [0] * 6,
                                                                                    [1, 1, 2, 2, 2, 0]])}
     model = model_of(layout, answer_voice=VoiceLoss(H, E), voice_weight=0.5, voice_layer=1)
@@ -210,7 +210,7 @@ def test_the_loss_of_voices_in_answers_is_of_the_states_that_predict_them(layout
                                      batch["prompt_lengths"], batch["enrolled"])
         _, states = model.llm.states(torch.cat([embeds, model.llm.embed(batch["target"])], 1),
                                      torch.cat([mask, torch.ones_like(batch["target"])], 1), 1)
-        away = model.answer_voice(states[:, mask.size(1) - 1 :], batch["voices"], batch["saying"])
+        away = model.answer_voice(states[:, mask.size(1) :], batch["voices"], batch["saying"])
         torch.testing.assert_close(stats["loss_answer_voice"].squeeze(), away)
         torch.testing.assert_close(loss.squeeze(), model_of(layout)(**batch)[0].squeeze() + 0.5 * away)
 
