@@ -201,6 +201,8 @@ class SpeechLLMTask(MultiTalkerTask):
         parts: dict[str, Any] = {}
         if args.layout != "none":
             parts = build_hearing(args, llm.hidden_size, tokenizer)
+        elif voice_weight(args):
+            parts = build_voices(args, llm.hidden_size)
         model = build(SpeechLLM, args.model_conf, "model_conf", llm, **parts)
         choose_trained(model, args.train_parts)
         published = {"llm"} if llm.published else set()
@@ -288,20 +290,30 @@ def build_hearing(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) 
     if args.speaker_encoder is None:
         what = f"layout '{args.layout}'" if layout.uses_speaker else f"registration '{args.registration}'"
         raise UserError(f"speaker_encoder is missing; the {what} needs one")
+    parts |= build_voices(args, size)
+    if voice_weight(args) and not layout.uses_speaker:
+        parts["voice"] = VoiceLoss(size, parts["speaker_encoder"].embedding_size)
+    return {**parts, **build_speaker_stream(args, parts["speaker_encoder"], size)} if layout.uses_speaker else parts
+
+
+def build_voices(args: argparse.Namespace, size: int) -> dict[str, Any]:
+    """Build the speaker encoder and what reads its embeddings into the input space of ``size``.
+
+    Raises:
+        UserError: options that do not fit.
+    """
     speaker: SpeakerEncoder = build(speaker_encoder(args.speaker_encoder), args.speaker_encoder_conf,
                                     "speaker_encoder_conf", rate=args.rate,
                                     frozen="speaker_encoder" not in args.train_parts)
-    parts["speaker_encoder"] = speaker
-    if voice_weight(args) and not layout.uses_speaker:
-        parts["voice"] = VoiceLoss(size, speaker.embedding_size)
+    parts: dict[str, Any] = {"speaker_encoder": speaker}
     if (args.model_conf or {}).get("voice_layer") is not None:
         parts["answer_voice"] = VoiceLoss(size, speaker.embedding_size)
-    if args.registration != "none":
-        if "speaker_encoder" in args.train_parts:
-            raise UserError("registration takes embeddings from a frozen speaker encoder; take speaker_encoder out of "
-                            "train_parts")
-        parts["registration"] = RegistrationProjector(speaker.embedding_size, size)
-    return {**parts, **build_speaker_stream(args, speaker, size)} if layout.uses_speaker else parts
+    if args.registration == "none" and args.layout != "none":
+        return parts
+    if "speaker_encoder" in args.train_parts:
+        raise UserError("registration takes embeddings from a frozen speaker encoder; take speaker_encoder out of "
+                        "train_parts")
+    return {**parts, "registration": RegistrationProjector(speaker.embedding_size, size)}
 
 
 def build_speaker_stream(args: argparse.Namespace, speaker: SpeakerEncoder, size: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from espnet_mt_llm.common import Chance, UserError
 from espnet_mt_llm.text.llm_tokenizer import LLMTokenizer
 from espnet_mt_llm.text.normalise import normalise
 from espnet_mt_llm.text.parsing import check_format
-from espnet_mt_llm.text.prompts import build_prompt, encode_prompt, template
+from espnet_mt_llm.text.prompts import AUDIO, build_prompt, encode_prompt, enroll, template
 from espnet_mt_llm.text.serialisation import parse_supervision
 from espnet_mt_llm.text.targets import Encoded, build_target, encode_target
 from espnet_mt_llm.train.preprocess import as_samples, change_speed
@@ -57,9 +57,9 @@ class SpeechLLMTargets:
         speed_factors: while training one of them is drawn; empty for none.
         registrar: draws who is registered; None for nobody.
         train: whether to draw anew each time; else a clip has the same draws in every epoch.
-        with_audio: False for a model of text alone.
+        with_audio: False for a model of text alone; with voices it hears one of each utterance in place of the audio.
         cache_features: ask for the frames of the frozen encoders instead of audio, see ``train/features.py``.
-        with_voices: give the voices of who talks, see ``nets/voice_loss.py``; with a registrar.
+        with_voices: give the voices of who talks, for ``nets/voice_loss.py``; with a registrar.
 
     Attributes:
         embeddings: of the stretches of the pool; set when the speaker encoder is there, as the frames are.
@@ -123,10 +123,25 @@ class SpeechLLMTargets:
             if self.with_voices:
                 own = self.registrar.own(clips, speakers, chance)
                 arrays["voices"] = voices(own, self.embeddings, self.embedding_size)
-                arrays["talking"] = self.talking(segments, own.speakers, self._size(arrays))
                 number = {spk: k for k, spk in enumerate(own.speakers, 1)}
                 arrays["saying"] = np.array([number.get(spk, 0) for spk in target.speakers], dtype=np.int64)
+                if self.with_audio:
+                    arrays["talking"] = self.talking(segments, own.speakers, self._size(arrays))
+                else:
+                    arrays |= self._heard_voices(segments, own, arrays, chance)
         return arrays
+
+    def _heard_voices(self, segments: Sequence[Mapping], own: Registered, arrays: Mapping[str, np.ndarray],
+                      chance: Chance) -> dict[str, np.ndarray]:
+        """Return prompt and embeddings with the voice of each utterance, from one stretch each, in place of the audio."""
+        stretches = dict(zip(own.speakers, own.stretches))
+        heard = [stretches[s["speaker"]] for s in sorted(segments, key=lambda s: s["start_time"])
+                 if s["words"] and s["speaker"] in stretches]
+        first = len(arrays["enrolled"])
+        places = [enroll(first + k) for k in range(len(heard))]
+        prompt = [i for token in arrays["prompt"].tolist() for i in (places if token == AUDIO else [token])]
+        found = [arrays["enrolled"], *(self.embeddings[chance.pick(each)][None] for each in heard)]
+        return {"prompt": np.array(prompt, dtype=np.int64), "enrolled": np.concatenate(found).astype(np.float32)}
 
     def _size(self, arrays: Mapping[str, np.ndarray]) -> int:
         """Return how many frames the adapter gives."""
@@ -199,7 +214,7 @@ class SpeechLLMTargets:
         """Return the token ids of the prompt with ``names`` registered; without audio no places are in it."""
         text = template(self.writing.prompt, self.writing.mode(bool(names)))
         ids = encode_prompt(build_prompt(text, names), self.tokenizer)
-        return ids if self.with_audio else [i for i in ids if i >= 0]
+        return ids if self.with_audio or self.with_voices else [i for i in ids if i >= 0]
 
     def prompt_size(self, speakers: int) -> int:
         """Return how many tokens a prompt has on average, audio not counted, for a clip of so many speakers."""
