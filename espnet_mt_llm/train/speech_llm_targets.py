@@ -133,7 +133,7 @@ class SpeechLLMTargets:
 
     def _heard_voices(self, segments: Sequence[Mapping], own: Registered, arrays: Mapping[str, np.ndarray],
                       chance: Chance) -> dict[str, np.ndarray]:
-        """Return prompt and embeddings with the voice of each utterance, from one stretch each, in place of the audio."""
+        """Return prompt and embeddings with a voice of each utterance, that of one stretch, in place of audio."""
         stretches = dict(zip(own.speakers, own.stretches))
         heard = [stretches[s["speaker"]] for s in sorted(segments, key=lambda s: s["start_time"])
                  if s["words"] and s["speaker"] in stretches]

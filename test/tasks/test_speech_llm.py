@@ -211,6 +211,24 @@ def test_text_first_then_both_systems(root: Path, work: Path) -> None:
     torch.testing.assert_close(logits(load_model(work / "packed", "speech_llm")[0]), logits(model))
 
 
+def test_voices_first_then_voices_in_the_audio(root: Path, work: Path) -> None:
+    """Whom a voice belongs to is learnt without audio; what has learnt it goes on where it has to be heard."""
+    clips, voices = root / "dump", {"loss": "asr_spk", "voice_weight": 1.0, "voice_layer": 1}
+    everything = ["adapter", "speaker_adapter", "llm"]
+    first = train(work, clips, "01", layout="none", registration="mixed", registration_conf={"max_distractors": 2},
+                  train_parts=everything, model_conf=voices)
+    assert {"registration", "answer_voice", "llm"} <= {name.split(".")[0] for name in state(first)}
+    assert 0 < history(first)[0]["valid"]["loss_answer_voice"] < 2
+    init = {"init_param": [f"01/latest.pth:{part}:{part}" for part in ("llm", "answer_voice")]}
+    heard = train(work, clips, "02", **init, train_parts=everything, model_conf=voices, registration="mixed",
+                  registration_conf={"max_distractors": 2}, concatenate={"seconds": 2.0, "speakers": 4, "shared": True},
+                  batch_positions=400, feature_cache=True)
+    stream = train(work, clips, "03", **{**DUAL, **init}, model_conf=voices)
+    for out, names in ((heard, {"loss_voice", "loss_answer_voice"}), (stream, {"loss_answer_voice"})):
+        assert {name for name in history(out)[0]["valid"] if "voice" in name} == names
+        assert not torch.equal(state(out)["answer_voice.weight"], state(first)["answer_voice.weight"])
+
+
 def test_an_extractor_of_ones_own_is_written_into_the_checkpoints(root: Path, work: Path) -> None:
     from espnet_mt_llm.encoders.campplus import CAMPPlus
 

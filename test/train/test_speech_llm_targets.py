@@ -125,6 +125,26 @@ def test_who_talks_alone_in_each_frame(tokenizer: LLMTokenizer, tmp_path: Path, 
     assert len(arrays["saying"]) == len(arrays["target"]) and set(said) == {0, 1, 2} and arrays["saying"][-1] == 0
 
 
+def test_voices_in_place_of_the_audio(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
+    """One for each utterance, in the order of the target; none for C, who has no stretch."""
+    targets = SpeechLLMTargets(tokenizer, Writing("sc_suffix", "dual"), with_audio=False, train=True, with_voices=True,
+                               registrar=Registrar(pool(tmp_path), Registering("match")))
+    targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
+                                                  for i, s in enumerate("ABDF")}, 3
+    orders = set()
+    for _ in range(20):
+        arrays = targets("c1 c2", {"supervision": (ONE, TWO)})
+        assert text(targets, arrays) == "GO<SC> A ON<SC> B WAIT<SC>0 GO ON<SC> A"
+        places = [i for i in arrays["prompt"].tolist() if i < 0]
+        assert places == [-2, -3, -4, -5, -6] and "talking" not in arrays and "speech" not in arrays
+        assert arrays["enrolled"][2:, 0].tolist() == [0.0, 1.0, 0.0]  # A, B, A
+        asked = tokenizer.decode([i for i in arrays["prompt"].tolist() if i >= 0])
+        orders.add(tuple(arrays["enrolled"][:2, 0].astype(int)))
+        assert [name for name in "AB" if f"{name}<start>" in asked or name in asked] == ["A", "B"]
+        assert len(arrays["saying"]) == len(arrays["target"]) and set(arrays["saying"]) == {0, 1, 2}
+    assert orders == {(0, 1), (1, 0)}
+
+
 def test_validation_is_the_same_in_every_epoch(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
     targets = SpeechLLMTargets(tokenizer, registrar=Registrar(pool(tmp_path), Registering("mixed")))
     data = {"speech": clip(), "supervision": ONE}

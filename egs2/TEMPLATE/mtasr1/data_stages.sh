@@ -163,7 +163,7 @@ enrolment_sets() { # every set whose speakers are enrolled: by the option, and f
     local step sets=
     if ${enrolment}; then sets="${train_set} ${valid_set} ${test_sets}"; fi
     for step in "${steps[@]}"; do
-        if registers "${step}" || [ "$(task_of "${step}")" = speaker ]; then
+        if registers "${step}" || hears_voices "${step}" || [ "$(task_of "${step}")" = speaker ]; then
             sets+=" $(set_of "${step}" train) $(set_of "${step}" valid) ${test_sets}"
         fi
     done

@@ -179,6 +179,10 @@ registers() { # STEP: does it register speakers?
     grep -qE '^registration: *(match|over|mixed)' "conf/$1.yaml"
 }
 
+hears_voices() { # STEP: does it learn from the embeddings of who talks?
+    grep -q 'voice_weight:' "conf/$1.yaml"
+}
+
 own_llm() { # STEP: does its language model begin from a configuration, and need the tokenizer of stage 5?
     [ "$(task_of "$1")" = speech_llm ] || return 1
     ${debug} || ! awk '/^[a-z_]+:/ {key = $1} key == "llm_conf:" && /checkpoint:/ {found = 1} END {exit !found}' \
