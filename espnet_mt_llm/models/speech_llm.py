@@ -80,6 +80,10 @@ class SpeechLLM(MultiTalkerModel):
             raise ValueError(f"loss: '{loss}'; {nearest(str(loss), MODES)}")
         if threshold not in ("adaptive", 0, float("inf")):
             raise ValueError(f"threshold: {threshold!r} is neither adaptive nor .inf nor 0")
+        layers = llm.model.config.num_hidden_layers
+        if voice_layer is not None and not (voice_weight and 1 <= voice_layer <= layers):
+            raise ValueError(f"voice_layer: {voice_layer} of {layers} layers, with voice_weight {voice_weight:g}; "
+                             f"expected 1 to {layers}, and a weight above 0")
         self.llm, self.encoder, self.adapter, self.layout = llm, encoder, adapter, layout
         self.speaker_encoder, self.speaker_stream = speaker_encoder, speaker_stream
         self.speaker_adapter, self.registration = speaker_adapter, registration
@@ -261,12 +265,14 @@ class SpeechLLM(MultiTalkerModel):
         result = balanced_loss(ce, types, weights, self.loss, self.threshold, self.floor,
                                None if overlapped is None else overlapped.bool())
         stats, loss = self._statistics(result, logits, target, types), result.loss
-        for name, head, states, whose in (("loss_voice", self.voice, audio and audio[0], talking),
-                                          ("loss_answer_voice", self.answer_voice, middle, saying)):
-            if head is not None and whose is not None:
-                away = head(states, voices, whose)
-                loss = loss + self.voice_weight * away
-                stats |= {"loss": loss.detach(), name: away.detach()}
+        away = {}
+        if self.voice is not None and talking is not None:
+            away["loss_voice"] = self.voice(audio[0], voices, talking)
+        if self.answer_voice is not None and saying is not None:
+            away["loss_answer_voice"] = self.answer_voice(middle, voices, saying)
+        for name, value in away.items():
+            loss = loss + self.voice_weight * value
+            stats |= {"loss": loss.detach(), name: value.detach()}
         return force_gatherable((loss, stats, ce.new_tensor(float(len(target)))), ce.device)
 
     def _predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor, known: torch.Tensor,

@@ -1,39 +1,39 @@
-"""Frames that tell whose voice they have, for a language model that hears no speaker stream."""
+"""States that tell whose voice they belong to: a help for models too small, or too little trained, to find it."""
 
 import torch
 from torch.nn import functional as F
 
 
 class VoiceLoss(torch.nn.Linear):
-    """One linear layer from frames to the space of speaker embeddings, and how far they are from the talker's voice.
+    """One linear layer from states to the space of speaker embeddings, and how far they are from the talker's voice.
 
-    Over the frames t in which one speaker s(t) talks, whose voice v is the embedding that he would be registered with,
+    Over the states h_t that belong to one speaker s(t), whose voice v is the embedding to register s(t) with,
 
         L = mean over t of 1 - cos(W h_t + b, v_s(t)).
 
-    Ours, of no publication: an encoder of little training, which knows words alone, learns voices from the answers of a
-    language model only late. Large encoders come with them.
+    Ours, of no publication. States are the frames that a language model reads, where no speaker stream stands beside
+    them: an encoder that knows words alone learns voices. Or they are those of the language model itself where it
+    writes what somebody says: it learns to find the voice, before it learns to tell whether it was heard before.
 
     Args:
-        hidden, embedding_size: H of the frames, E of the voices.
+        size, embedding_size: H of the states, E of the voices.
     """
 
-    def __init__(self, hidden: int, embedding_size: int) -> None:
-        super().__init__(hidden, embedding_size)
+    def __init__(self, size: int, embedding_size: int) -> None:
+        super().__init__(size, embedding_size)
 
-    def forward(self, frames: torch.Tensor, voices: torch.Tensor, talking: torch.Tensor) -> torch.Tensor:
-        """Return the loss, 0 where nobody with a voice talks alone.
+    def forward(self, states: torch.Tensor, voices: torch.Tensor, whose: torch.Tensor) -> torch.Tensor:
+        """Return the loss, 0 where no state belongs to a voice.
 
         Args:
-            frames: ``(B, T, H)``.
+            states: ``(B, T, H)``.
             voices: ``(B, S, E)``.
-            talking: ``(B, T')``, 0 for none of them, k for the k-th one; beyond the shorter of T and T' nothing counts.
+            whose: ``(B, T')``, 0 for none of them, k for the k-th one; beyond the shorter of T and T' nothing counts.
         """
-        size = min(frames.size(1), talking.size(1))
-        who = talking[:, :size]
-        clip, frame = who.nonzero(as_tuple=True)
+        size = min(states.size(1), whose.size(1))
+        clip, place = whose[:, :size].nonzero(as_tuple=True)
         if not len(clip):
-            return frames.sum() * 0.0
-        with torch.autocast(frames.device.type, enabled=False):
-            found = super().forward(frames[clip, frame].float())
-            return (1 - F.cosine_similarity(found, voices[clip, who[clip, frame] - 1].float(), dim=-1)).mean()
+            return states.sum() * 0.0
+        with torch.autocast(states.device.type, enabled=False):
+            found = super().forward(states[clip, place].float())
+            return (1 - F.cosine_similarity(found, voices[clip, whose[clip, place] - 1].float(), dim=-1)).mean()

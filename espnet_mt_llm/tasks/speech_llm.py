@@ -12,6 +12,9 @@ step of their trainings: ``train_parts`` says which parts a step trains. The pub
  4          adapter, speaker_adapter, encoder, llm_lora         with encoder_lora; loss balanced
 =========  ==================================================  ====================================
 
+Small models have steps of their own before these: text alone, and whom a voice belongs to (``layout: none`` and
+``voice_weight``, see ``nets/voice_loss.py``).
+
 A step begins from the one before by ``init_param: [<step>/<file>.pth]``. What a checkpoint holds, and why it is small,
 says ``models/published.py``.
 """
