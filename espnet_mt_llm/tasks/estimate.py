@@ -10,7 +10,7 @@ import json
 import math
 import re
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +144,9 @@ def language_model(args: argparse.Namespace) -> LLM:
         raise at(path / "config.json", None, "no such file", WANTED)
     dtype = getattr(torch, conf.get("dtype", "float32"))
     settings = CONFIG_MAPPING[values.pop("model_type", "qwen2")](**values)
+    with suppress(ImportError):
+        # transformers imports it by the way; within the next lines its constants would have no data ever after.
+        import torchaudio.compliance.kaldi  # noqa: F401
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype,
                                                  attn_implementation=conf.get("attention", "sdpa"))

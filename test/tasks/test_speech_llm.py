@@ -213,7 +213,8 @@ def test_text_first_then_both_systems(root: Path, work: Path) -> None:
 
 def test_voices_first_then_voices_in_the_audio(root: Path, work: Path) -> None:
     """Whom a voice belongs to is learnt without audio; what has learnt it goes on where it has to be heard."""
-    clips, voices = root / "dump", {"loss": "asr_spk", "voice_weight": 1.0, "voice_layer": 1}
+    clips, voices = work / "dump", {"loss": "asr_spk", "voice_weight": 1.0, "voice_layer": 1}
+    shutil.copytree(root / "dump", clips)
     everything = ["adapter", "speaker_adapter", "llm"]
     first = train(work, clips, "01", layout="none", registration="mixed", registration_conf={"max_distractors": 2},
                   train_parts=everything, model_conf=voices)
