@@ -25,7 +25,8 @@ from espnet_mt_llm.models.lora import add_lora
 from espnet_mt_llm.models.speech_llm import SpeechLLM
 from espnet_mt_llm.nets.layouts import FeatureConcat
 from espnet_mt_llm.tasks.base import check_keys
-from espnet_mt_llm.tasks.speech_llm import SpeechLLMTask, build_hearing, check, choose_trained
+from espnet_mt_llm.tasks.speech_llm import (SpeechLLMTask, build_hearing, build_voices, check, choose_trained,
+                                            voice_weight)
 from espnet_mt_llm.text.llm_tokenizer import load_tokenizer
 
 # The entries of config.json that say sizes, by the name of the directory.
@@ -112,7 +113,10 @@ def estimate(config: Pathlike, seconds: float = 50.0, targets: int = 300, prompt
     args = parser.parse_args(["--config", str(config)])
     check(args)
     llm = language_model(args)
-    parts = {} if args.layout == "none" else _hearing(args, llm.hidden_size)
+    if args.layout != "none":
+        parts = _hearing(args, llm.hidden_size)
+    else:
+        parts = build_voices(args, llm.hidden_size) if voice_weight(args) else {}
     model = SpeechLLM(llm, **parts)
     choose_trained(model, args.train_parts)
     model.train()

@@ -110,6 +110,13 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert lines[first + 7].startswith("positions of a clip: ")
 
 
+def test_a_language_model_that_hears_voices_alone(tmp_path: Path) -> None:
+    config = write(tmp_path, **{**DUAL, "layout": "none", "train_parts": ["speaker_adapter", "llm_lora"],
+                                "model_conf": {"voice_weight": 1.0}})
+    found = {part.name: part for part in estimate(config, SECONDS, TARGETS, PROMPT).parts}
+    assert found["speaker adapter"].trained == 8 * 48 + 48 and found["speaker encoder (campplus)"].trained == 0
+
+
 def test_published_sizes_need_no_files(tmp_path: Path) -> None:
     config = tmp_path / "step.yaml"
     config.write_text(yaml.safe_dump({
