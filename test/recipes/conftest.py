@@ -121,23 +121,24 @@ def corpora_of(request: pytest.FixtureRequest) -> Callable[[Row], dict[str, str]
 @pytest.fixture(scope="session")
 def finished(make_checkout: Callable, corpora_of: Callable, rows: list[Row],
              tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Checkout, str]]:
-    """Run a recipe as its row says, once for all tests: the recipe, not to be changed, and what it printed.
+    """Run a recipe as its row says, once for all tests: the recipe, not to be changed, and what it printed until then.
 
-    The first row of a recipe is that of a whole run; the other systems go on with the data that it has made.
+    The first row of a recipe is that of a whole run; the other systems go on with the data that earlier ones have made.
     """
+    printed: dict[str, str] = {}
 
     @functools.lru_cache(maxsize=None)
     def run(row: Row) -> tuple[Checkout, str]:
         first = first_of(row.recipe)
-        checkout, printed = (make_checkout(row.recipe, tmp_path_factory.mktemp(row.recipe)), "") if row is first else \
-            run(first)
+        checkout = make_checkout(row.recipe, tmp_path_factory.mktemp(row.recipe)) if row is first else run(first)[0]
         program, *options = shlex.split(row.command)
         assert program == "./run.sh"
         if row.checkpoints != "-":
             import toy_checkpoints
 
             toy_checkpoints.write_checkpoints(checkout.path / "downloads", row.checkpoints.split())
-        return checkout, printed + checkout.run(*options, **corpora_of(row))
+        printed[row.recipe] = printed.get(row.recipe, "") + checkout.run(*options, **corpora_of(row))
+        return checkout, printed[row.recipe]
 
     def first_of(recipe: str) -> Row:
         return next(row for row in rows if row.recipe == recipe)
