@@ -89,7 +89,7 @@ class SpeechLLMTask(MultiTalkerTask):
             group.add_argument(f"--{name}_conf" if name != "encoder_lora" else "--encoder_lora",
                                action=NestedDictAction, default={}, help=f"arguments of {what}")
         group.add_argument("--tokenizer", default=None, help="directory; that of the language model by default")
-        group.add_argument("--new_tokens", nargs="*", default=[], help="tokens to add to those of a published model")
+        group.add_argument("--new_tokens", nargs="*", default=[], help="tokens to add to those of the tokenizer")
         cls._add_training_arguments(parser)
 
     @classmethod

@@ -120,10 +120,10 @@ class Registrar:
         return Registered(chosen, dict(zip(chosen, names)), stretches)
 
     def own(self, clips: Sequence[str], speakers: Sequence[str], chance: Chance) -> Registered:
-        """Draw what those of ``speakers`` who can be registered would be registered from, under their own names."""
+        """Draw what those of ``speakers`` who can be registered would be registered from; they get no names."""
         made = self._register(clips, speakers, 0, chance)
         known = [spk for spk in speakers if made.speakers[spk]]
-        return Registered(known, {spk: self.names[spk] for spk in known}, [made.speakers[spk] for spk in known])
+        return Registered(known, {}, [made.speakers[spk] for spk in known])
 
     def _register(self, clips: Sequence[str], speakers: Sequence[str], distractors: int, chance: Chance
                   ) -> Registration:

@@ -71,8 +71,7 @@ class SpeechLLMTargets:
 
     def __init__(self, tokenizer: LLMTokenizer, writing: Writing = Writing(), rate: int = 16000,
                  speed_factors: Sequence[float] = (), registrar: Optional[Registrar] = None, train: bool = False,
-                 with_audio: bool = True, cache_features: bool = False,
-                 with_voices: bool = False) -> None:
+                 with_audio: bool = True, cache_features: bool = False, with_voices: bool = False) -> None:
         check_format(writing.format)
         template(writing.prompt, writing.mode(False))
         if writing.format == "sot" and registrar is not None and registrar.settings.mode != "none":
@@ -126,7 +125,7 @@ class SpeechLLMTargets:
                 number = {spk: k for k, spk in enumerate(own.speakers, 1)}
                 arrays["saying"] = np.array([number.get(spk, 0) for spk in target.speakers], dtype=np.int64)
                 if self.with_audio:
-                    arrays["talking"] = self.talking(segments, own.speakers, self._size(arrays))
+                    arrays["talking"] = self._talking(segments, number, self._size(arrays))
                 else:
                     arrays |= self._heard_voices(segments, own, arrays, chance)
         return arrays
@@ -149,10 +148,9 @@ class SpeechLLMTargets:
             math.ceil(len(arrays["speech"]) / self.rate / self.frame_shift)
         return -(-frames // self.stride)
 
-    def talking(self, segments: Sequence[Mapping], speakers: Sequence[str], size: int) -> np.ndarray:
-        """Return ``(size,)``: k in the frames in which the k-th of ``speakers`` talks and nobody else, 0 elsewhere."""
+    def _talking(self, segments: Sequence[Mapping], number: Mapping[str, int], size: int) -> np.ndarray:
+        """Return ``(size,)``: the number of who talks in each frame, 0 where it is nobody, several, or one without."""
         shift = self.frame_shift * self.stride
-        number = {spk: k for k, spk in enumerate(speakers, 1)}
         who, talkers = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
         for s in segments:
             span = slice(round(s["start_time"] / shift), round(s["end_time"] / shift))
@@ -211,7 +209,7 @@ class SpeechLLMTargets:
         return encode_target(pieces, self.tokenizer)
 
     def prompt(self, names: Sequence[str] = ()) -> list[int]:
-        """Return the token ids of the prompt with ``names`` registered; without audio no places are in it."""
+        """Return the token ids of the prompt with ``names`` registered; a model of text alone has no places in it."""
         text = template(self.writing.prompt, self.writing.mode(bool(names)))
         ids = encode_prompt(build_prompt(text, names), self.tokenizer)
         return ids if self.with_audio or self.with_voices else [i for i in ids if i >= 0]

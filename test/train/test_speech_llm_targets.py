@@ -121,8 +121,8 @@ def test_who_talks_alone_in_each_frame(tokenizer: LLMTokenizer, tmp_path: Path, 
     # Times are rounded to the nearest frame, here of 0.2 s.
     assert arrays["talking"].tolist()[:9] == (fine[:9] if stride == 1 else [1, 1, 2, 2, 0, 0, 0, 0, 1])
     assert len(arrays["talking"]) == 20 // stride
-    said = dict(zip(arrays["saying"].tolist(), arrays["target"].tolist()))
-    assert len(arrays["saying"]) == len(arrays["target"]) and set(said) == {0, 1, 2} and arrays["saying"][-1] == 0
+    assert len(arrays["saying"]) == len(arrays["target"]) and set(arrays["saying"]) == {0, 1, 2}
+    assert arrays["saying"][-1] == 0
 
 
 def test_voices_in_place_of_the_audio(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_voices_in_place_of_the_audio(tokenizer: LLMTokenizer, tmp_path: Path) -
         assert arrays["enrolled"][2:, 0].tolist() == [0.0, 1.0, 0.0]  # A, B, A
         asked = tokenizer.decode([i for i in arrays["prompt"].tolist() if i >= 0])
         orders.add(tuple(arrays["enrolled"][:2, 0].astype(int)))
-        assert [name for name in "AB" if f"{name}<start>" in asked or name in asked] == ["A", "B"]
+        assert "A" in asked and "B" in asked
         assert len(arrays["saying"]) == len(arrays["target"]) and set(arrays["saying"]) == {0, 1, 2}
     assert orders == {(0, 1), (1, 0)}
 
