@@ -13,7 +13,7 @@ from espnet_mt_llm.text.normalise import normalise
 from espnet_mt_llm.text.parsing import check_format
 from espnet_mt_llm.text.prompts import AUDIO, build_prompt, encode_prompt, enroll, template
 from espnet_mt_llm.text.serialisation import parse_supervision
-from espnet_mt_llm.text.targets import Encoded, build_target, encode_target
+from espnet_mt_llm.text.targets import END, SPEAKER, Encoded, build_target, encode_target
 from espnet_mt_llm.train.preprocess import as_samples, change_speed
 from espnet_mt_llm.train.registering import Registered, Registrar, voices
 
@@ -57,7 +57,7 @@ class SpeechLLMTargets:
         speed_factors: while training one of them is drawn; empty for none.
         registrar: draws who is registered; None for nobody.
         train: whether to draw anew each time; else a clip has the same draws in every epoch.
-        with_audio: False for a model of text alone; with voices it hears one of each utterance in place of the audio.
+        with_audio: False for a model of text alone; with voices it hears one for each label in place of the audio.
         cache_features: ask for the frames of the frozen encoders instead of audio, see ``train/features.py``.
         with_voices: give the voices of who talks, for ``nets/voice_loss.py``; with a registrar.
 
@@ -127,15 +127,15 @@ class SpeechLLMTargets:
                 if self.with_audio:
                     arrays["talking"] = self._talking(segments, number, self._size(arrays))
                 else:
-                    arrays |= self._heard_voices(segments, own, arrays, chance)
+                    arrays |= self._heard_voices(target, own, arrays, chance)
         return arrays
 
-    def _heard_voices(self, segments: Sequence[Mapping], own: Registered, arrays: Mapping[str, np.ndarray],
+    def _heard_voices(self, target: Encoded, own: Registered, arrays: Mapping[str, np.ndarray],
                       chance: Chance) -> dict[str, np.ndarray]:
-        """Return prompt and embeddings with a voice of each utterance, that of one stretch, in place of audio."""
+        """Return prompt and embeddings with a voice for each label, that of one stretch, in place of audio."""
         stretches = dict(zip(own.speakers, own.stretches))
-        heard = [stretches[s["speaker"]] for s in sorted(segments, key=lambda s: s["start_time"])
-                 if s["words"] and s["speaker"] in stretches]
+        heard = [stretches[spk] for spk, kind, before in zip(target.speakers, target.types, [END, *target.types])
+                 if kind == SPEAKER and before != SPEAKER and spk in stretches]
         first = len(arrays["enrolled"])
         places = [enroll(first + k) for k in range(len(heard))]
         prompt = [i for token in arrays["prompt"].tolist() for i in (places if token == AUDIO else [token])]

@@ -126,7 +126,7 @@ def test_who_talks_alone_in_each_frame(tokenizer: LLMTokenizer, tmp_path: Path, 
 
 
 def test_voices_in_place_of_the_audio(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
-    """One for each utterance, in the order of the target; none for C, who has no stretch."""
+    """One for each label, in the order of the target; none for C, who has no stretch."""
     targets = SpeechLLMTargets(tokenizer, Writing("sc_suffix", "dual"), with_audio=False, train=True, with_voices=True,
                                registrar=Registrar(pool(tmp_path), Registering("match")))
     targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
@@ -143,6 +143,17 @@ def test_voices_in_place_of_the_audio(tokenizer: LLMTokenizer, tmp_path: Path) -
         assert "A" in asked and "B" in asked
         assert len(arrays["saying"]) == len(arrays["target"]) and set(arrays["saying"]) == {0, 1, 2}
     assert orders == {(0, 1), (1, 0)}
+
+
+def test_a_turn_of_several_utterances_has_one_voice(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
+    targets = SpeechLLMTargets(tokenizer, Writing("speakerlm", "speakerlm"), with_audio=False, with_voices=True,
+                               registrar=Registrar(pool(tmp_path), Registering("none")))
+    targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
+                                                  for i, s in enumerate("ABDF")}, 3
+    turns = line(("A", 0.0, 0.5, "GO"), ("A", 0.6, 0.9, "ON"), ("B", 1.0, 1.5, "WAIT"), ("A", 1.6, 1.9, "GO"))
+    arrays = targets("c1", {"supervision": turns})
+    assert text(targets, arrays) == "spk 0: GO ON spk 1: WAIT spk 0: GO"
+    assert arrays["enrolled"][:, 0].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_validation_is_the_same_in_every_epoch(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
