@@ -300,15 +300,19 @@ _CAPTIONS = {
 
 
 def overregistered_table(scores: Sequence[Score]) -> List[List[str]]:
-    """Return the error rates by number of over-registered speakers of scores with one convention; [] without such."""
+    """Return the error rates by number of over-registered speakers of scores with one convention; [] without such.
+
+    Those of one curve are together, the fewest speakers first.
+    """
     names = metric_names(scores[0]["conventions"]["unit"])
     out = [["system", "step", "decoding", "set", "over-registered", "clips",
             *(f"{names[m]} %" for m in _REGISTERED), "Δsa %"]]
-    for s in scores:
-        for name, part in s.get("by_overregistered", {}).items():
-            out.append([s["system"], s["step"], s["decode"], s["set"], name.replace("-", "–"), str(part["clips"]),
-                        *(percent(part["metrics"][m]["rate"]) if m in part["metrics"] else "–" for m in _REGISTERED),
-                        percent(part["deltas"].get("sa", {}).get("rate"))])
+    rows = [(_curve(s), up_to(name), s, name, part)
+            for s in scores for name, part in s.get("by_overregistered", {}).items()]
+    for _, _, s, name, part in sorted(rows, key=lambda row: row[:2]):
+        out.append([s["system"], s["step"], s["decode"], s["set"], name.replace("-", "–"), str(part["clips"]),
+                    *(percent(part["metrics"][m]["rate"]) if m in part["metrics"] else "–" for m in _REGISTERED),
+                    percent(part["deltas"].get("sa", {}).get("rate"))])
     return out if len(out) > 1 else []
 
 
@@ -322,13 +326,17 @@ def overregistered_curves(scores: Sequence[Score]) -> Dict[str, List[Tuple[str, 
     """
     out: Dict[str, List[Tuple[str, float]]] = {}
     for s in scores:
-        bins = s.get("by_overregistered", {})
-        name = [s["system"], s["step"], *([s["decode"]] if len(bins) > 1 else []), s["set"]]
-        for number, part in bins.items():
+        for number, part in s.get("by_overregistered", {}).items():
             rate = part["metrics"].get("sa", {}).get("rate")
             if rate is not None:
-                out.setdefault(" / ".join(name), []).append((number, 100 * rate))
+                out.setdefault(" / ".join(_curve(s)), []).append((number, 100 * rate))
     return {name: sorted(points, key=lambda p: up_to(p[0])) for name, points in out.items()}
+
+
+def _curve(score: Score) -> List[str]:
+    """Return what the points of one curve share."""
+    several = len(score.get("by_overregistered", {})) > 1
+    return [score["system"], score["step"], *([score["decode"]] if several else []), score["set"]]
 
 
 def mermaid_chart(title: str, over: str, unit: str, points: Sequence[Tuple[str, float]]) -> str:

@@ -10,7 +10,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.scoring.metrics import cp, cp_of_many, speaker_attributed
 from espnet_mt_llm.scoring.results import make_results
 from espnet_mt_llm.scoring.score import score_decode, summary
-from espnet_mt_llm.scoring.table import load_scores, overregistered_curves
+from espnet_mt_llm.scoring.table import load_scores, overregistered_curves, overregistered_table
 
 # F's worked checks: the words are characters here.
 CLIP = [("A", 0.0, 2.0, "a b c d"), ("B", 3.0, 4.0, "e f")]
@@ -184,6 +184,7 @@ def test_decodings_with_one_number_of_others_each_make_one_curve(decode, tmp_pat
     (name, points), = overregistered_curves(scores).items()
     assert name == "speakerlm / 01_sctc_train / test"
     assert [(number, round(rate, 2)) for number, rate in points] == [("1", 0.0), ("5", 33.33), ("20", 16.67)]
+    assert [row[4] for row in overregistered_table(scores)] == ["over-registered", "1", "5", "20"]
 
 
 def test_columns_of_answers_stand_only_where_a_row_has_them(decoded, tmp_path):
