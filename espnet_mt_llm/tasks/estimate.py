@@ -203,8 +203,8 @@ def _count(model: SpeechLLM, args: argparse.Namespace, seconds: float, targets: 
             raise ValueError("no formula for what a speaker encoder keeps while it is trained")
         kept = 0
         if model.speaker_stream is not None and learns(model.speaker_adapter):
-            kept = stream_bytes(model.speaker_stream, math.ceil(seconds / model.speaker_encoder.frame_shift)) \
-                + projector_bytes(model.speaker_adapter, heard, gpu)
+            read = math.ceil(seconds / model.speaker_encoder.frame_shift / model.speaker_stream.step)
+            kept = stream_bytes(model.speaker_stream, read) + projector_bytes(model.speaker_adapter, heard, gpu)
         modules = [m for m in (model.speaker_stream, model.speaker_adapter, model.registration) if m is not None]
         parts.append(_part("speaker adapter", modules, kept))
     new = len(args.new_tokens)

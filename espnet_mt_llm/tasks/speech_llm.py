@@ -323,12 +323,8 @@ def build_speaker_stream(args: argparse.Namespace, speaker: SpeakerEncoder, size
     """Build what brings chunk embeddings to the rate of the semantic frames, and to the input space of ``size``."""
     chunks = build(Chunks, args.chunk_conf, "chunk_conf")
     width = (speaker.stats_size if chunks.raw else speaker.embedding_size) * len(chunks.sizes)
-    stride = round(args.frame_shift / speaker.frame_shift)
-    if stride < 1 or abs(stride * speaker.frame_shift - args.frame_shift) > 1e-6:
-        raise UserError(f"the speaker encoder has a frame every {speaker.frame_shift * 1000:g} ms, the semantic stream "
-                        f"every {args.frame_shift * 1000:g} ms: no whole multiple; change the adapter's stride")
     stream = build(SpeakerStream, {"output_size": width, **(args.speaker_stream_conf or {})}, "speaker_stream_conf",
-                   width, stride=stride)
+                   width, ratio=args.frame_shift / speaker.frame_shift)
     adapter = build(MLPAdapter, args.speaker_adapter_conf, "speaker_adapter_conf", stream.output_size, size)
     return {"speaker_stream": stream, "speaker_adapter": adapter, "chunk_sizes": chunks.sizes,
             "raw_chunks": chunks.raw}

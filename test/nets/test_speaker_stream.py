@@ -7,7 +7,7 @@ from espnet_mt_llm.nets.speaker_stream import SpeakerStream
 
 
 def test_frames_are_centred_cropped_and_filled() -> None:
-    stream = SpeakerStream(1, 1, stride=3)
+    stream = SpeakerStream(1, 1, ratio=3)
     with torch.no_grad():
         stream.convolution.weight.copy_(torch.tensor([[[0.0, 1.0, 0.0]]]))  # the frame in the middle
         stream.convolution.bias.zero_()
@@ -16,12 +16,26 @@ def test_frames_are_centred_cropped_and_filled() -> None:
     assert output.tolist() == [[1, 4, 7, 10, 10, 10], [1, 4, 7, 0, 0, 0], [1, 4, 7, 7, 7, 0]]
 
 
-@pytest.mark.parametrize("stride", [1, 3, 6])
-def test_a_clip_in_a_batch_is_as_alone(stride: int) -> None:
+@pytest.mark.parametrize("ratio, expected", [
+    (0.75, [1, 2, 3, 3, 4, 5, 6, 6]),  # 60 ms of SenseVoice, 80 ms of ERes2NetV2
+    (2.5, [1, 4, 6, 9, 11, 12, 12, 12]),
+])
+def test_frames_of_another_rate_are_the_nearest(ratio: float, expected: list) -> None:
+    stream = SpeakerStream(1, 1, ratio)
+    with torch.no_grad():
+        stream.convolution.weight.copy_(torch.tensor([[[0.0, 1.0, 0.0]]]))
+        stream.convolution.bias.zero_()
+    size = round(12 / ratio)
+    output = stream(torch.arange(1.0, 13.0)[None, :, None], torch.tensor([12]), torch.tensor([size]))[0, :, 0]
+    assert output.tolist()[:8] == expected[:size]
+
+
+@pytest.mark.parametrize("ratio", [0.75, 1, 2.5, 3, 6])
+def test_a_clip_in_a_batch_is_as_alone(ratio: float) -> None:
     torch.manual_seed(0)
-    stream = SpeakerStream(5, 4, stride)
+    stream = SpeakerStream(5, 4, ratio)
     frames, lengths = torch.randn(3, 40, 5, requires_grad=True), torch.tensor([40, 31, 2])
-    sizes = -(-lengths // stride) + torch.tensor([1, -1, 0])
+    sizes = (lengths / ratio).ceil().long() + torch.tensor([1, -1, 0])
     output = stream(frames, lengths, sizes)
     assert output.shape == (3, int(sizes.max()), 4)
     for b, (n, size) in enumerate(zip(lengths.tolist(), sizes.tolist())):
@@ -32,6 +46,6 @@ def test_a_clip_in_a_batch_is_as_alone(stride: int) -> None:
     assert not frames.grad[1, 31:].any() and frames.grad[0].any()
 
 
-def test_a_stride_that_is_not_the_ratio_is_refused() -> None:
-    with pytest.raises(ValueError, match="50 frames, the semantic one 17: the stride 2 is not"):
+def test_a_ratio_that_is_not_that_of_the_lengths_is_refused() -> None:
+    with pytest.raises(ValueError, match="50 frames, the semantic one 17: 2 is not"):
         SpeakerStream(2, 2, 2)(torch.randn(1, 100, 2), torch.tensor([100]), torch.tensor([17]))
