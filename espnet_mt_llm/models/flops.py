@@ -48,8 +48,8 @@ def step_flops(model: SpeechLLM, seconds: float, rate: int, positions: int, targ
             found["speaker encoder"] = _count(lambda: extractor.chunks(speech, length, model.chunk_sizes,
                                                                        model.raw_chunks), learns(extractor))
             heard, stream = model.adapter.length(frames), model.speaker_stream
-            chunks = torch.empty(1, math.ceil(seconds / extractor.frame_shift / stream.step), stream.convolution.in_channels)
-            chunks.requires_grad_(learns(extractor))
+            read = math.ceil(seconds / extractor.frame_shift / stream.step)
+            chunks = torch.empty(1, read, stream.convolution.in_channels).requires_grad_(learns(extractor))
             sizes = torch.tensor([chunks.size(1)])
             found["speaker adapter"] = _count(lambda: stream.convolution(chunks, sizes), True) + _projector(
                 model.speaker_adapter, heard, stream.output_size, True)
