@@ -19,7 +19,7 @@ class SpeakerStream(torch.nn.Module):
     Args:
         input_size: E, of the embeddings of all chunk sizes together.
         output_size: D.
-        ratio: semantic over speaker frame shift: of the stride where it is a whole number, of ``step`` else.
+        ratio: semantic over speaker frame shift; the stride where it is a whole number, ``step`` elsewhere.
 
     Attributes:
         step: speaker frames between those that the convolution reads; 1 where it reads all.
