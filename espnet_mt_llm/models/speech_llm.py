@@ -243,7 +243,8 @@ class SpeechLLM(MultiTalkerModel):
             speech: ``(B, N)`` samples, or instead
             semantic, speaker: what the encoders have given, ``(B, T, D)`` and ``(B, T', E)``.
             voices, talking: who talks in each of the adapter's frames, see :class:`VoiceLoss`.
-            saying: ``(B, U)``, who says each token of the target, as ``talking``.
+            saying: ``(B, U)``, whose voice the state that predicts each token of the target should have, as
+                ``talking``.
             utt_id: clip ids, named when a loss is not finite.
         """
         batch = {name: value for name, value in locals().items() if isinstance(value, torch.Tensor)}
@@ -269,6 +270,9 @@ class SpeechLLM(MultiTalkerModel):
         if self.voice is not None and talking is not None:
             away["loss_voice"] = self.voice(audio[0], voices, talking)
         if self.answer_voice is not None and saying is not None:
+            if self.loss == "balanced" and self.threshold == 0:
+                # Labels alone are learnt: elsewhere nothing may tell whether a turn goes on.
+                saying = saying.masked_fill(types != SPEAKER, 0)
             away["loss_answer_voice"] = self.answer_voice(middle, voices, saying)
         for name, value in away.items():
             loss = loss + self.voice_weight * value
@@ -278,7 +282,9 @@ class SpeechLLM(MultiTalkerModel):
     def _predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor, known: torch.Tensor,
                  audio: Optional[tuple[torch.Tensor, torch.Tensor]], enrolled: Optional[torch.Tensor],
                  utt_id: Optional[Sequence[str]]) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Return the logits ``(B, U, V)`` of each target token, given those before it, and its states ``(B, U, H)``.
+        """Return the logits ``(B, U, V)`` of each target token, given those before it, and the states ``(B, U, H)``.
+
+        The states are those of ``voice_layer``, None without it, where the logits come from.
 
         Clips are padded at their ends alone, so that no mask is needed; the output layer, most of the work of a small
         model with a large vocabulary, sees the target only.
@@ -291,9 +297,7 @@ class SpeechLLM(MultiTalkerModel):
         steps = (inside.sum(1) - known.sum(1) - 1).unsqueeze(1) + torch.arange(target.size(1), device=target.device)
         steps = steps.clamp(0, hidden.size(1) - 1)
         index = steps.unsqueeze(-1).expand(-1, -1, hidden.size(-1))
-        logits = self.llm.logits(hidden.gather(1, index))
-        # Its own states, not those that predict it: at a label they have label and voice together.
-        return logits, None if middle is None else middle.gather(1, (index + 1).clamp(max=middle.size(1) - 1))
+        return self.llm.logits(hidden.gather(1, index)), None if middle is None else middle.gather(1, index)
 
     def _statistics(self, result: BalancedLoss, logits: torch.Tensor, target: torch.Tensor, types: torch.Tensor
                     ) -> dict[str, torch.Tensor]:

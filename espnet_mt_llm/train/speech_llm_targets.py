@@ -95,7 +95,7 @@ class SpeechLLMTargets:
         Returns:
             ``prompt`` ``(P,)``, ``target``, ``types``, ``weights``, ``overlapped`` ``(U,)`` and, with registration,
             ``enrolled`` ``(R, E)``, beside the audio; for the losses of voices ``voices`` ``(S, E)``, ``talking``
-            ``(T,)`` and ``saying`` ``(U,)``.
+            ``(T,)`` and ``saying`` ``(U,)``, whose voice a model should have in mind where it predicts each token.
 
         Raises:
             UserError: more speakers than ids, or audio that does not fit.
@@ -123,7 +123,7 @@ class SpeechLLMTargets:
                 own = self.registrar.own(clips, speakers, chance)
                 arrays["voices"] = voices(own, self.embeddings, self.embedding_size)
                 number = {spk: k for k, spk in enumerate(own.speakers, 1)}
-                arrays["saying"] = np.array([number.get(spk, 0) for spk in target.speakers], dtype=np.int64)
+                arrays["saying"] = np.array([number.get(spk, 0) for spk in _saying(target)], dtype=np.int64)
                 if self.with_audio:
                     arrays["talking"] = self._talking(segments, number, self._size(arrays))
                 else:
@@ -222,3 +222,13 @@ class SpeechLLMTargets:
             each = (len(self.prompt(names)) - size) / len(names) if names else 0
             size += math.ceil(self.registrar.expected(speakers) * each)
         return size
+
+
+def _saying(target: Encoded) -> list[str]:
+    """Return ``(U,)``: whose voice a model should have in mind where it predicts each token of ``target``.
+
+    He who has said the token before, so that a label has its voice with it; before a label he whose label it is, who
+    may be the next one.
+    """
+    before = ["", *target.speakers[:-1]]
+    return [spk if kind == SPEAKER else last for spk, kind, last in zip(target.speakers, target.types, before)]

@@ -12,6 +12,7 @@ from espnet_mt_llm.models.speech_llm import AUDIO, ENROLLED, SpeechLLM
 from espnet_mt_llm.nets.layouts import FeatureConcat, Interleave, Semantic, TimeConcat
 from espnet_mt_llm.nets.projectors import MLPAdapter, TransformerProjector
 from espnet_mt_llm.nets.registration import RegistrationProjector
+from espnet_mt_llm.nets.speaker_loss import SPEAKER
 from espnet_mt_llm.nets.speaker_stream import SpeakerStream
 from espnet_mt_llm.nets.voice_loss import VoiceLoss
 from espnet_mt_llm.text.prompts import AUDIO as AUDIO_PLACE
@@ -199,20 +200,24 @@ def test_the_loss_of_voices_is_added_and_reaches_the_adapter() -> None:
     assert grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("layout", ["semantic", "interleave"])
-def test_the_loss_of_voices_in_answers_is_of_the_states_of_their_tokens(layout: str) -> None:
+@pytest.mark.parametrize("layout, loss", [("semantic", {}), ("interleave", {}),
+                                          ("semantic", {"loss": "balanced", "threshold": 0})])
+def test_the_loss_of_voices_in_answers_is_of_the_states_that_predict(layout: str, loss: dict) -> None:
+    """Of each token; where labels alone are learnt, of each label."""
     batch = {**batch_of(), "voices": torch.randn(3, 2, E), "saying": torch.tensor([[1] * 4 + [0] * 2, [0] * 6,
                                                                                    [1, 1, 2, 2, 2, 0]])}
-    model = model_of(layout, answer_voice=VoiceLoss(H, E), voice_weight=0.5, voice_layer=1)
+    model = model_of(layout, answer_voice=VoiceLoss(H, E), voice_weight=0.5, voice_layer=1, **loss)
+    whose = batch["saying"] if not loss else torch.where(batch["types"] == SPEAKER, batch["saying"], 0)
+    assert (whose > 0).sum() == (2 if loss else 9)
     with torch.no_grad():
-        loss, stats, _ = model(**batch)
+        total, stats, _ = model(**batch)
         embeds, mask = model.prepare(batch["speech"], batch["speech_lengths"], batch["prompt"],
                                      batch["prompt_lengths"], batch["enrolled"])
         _, states = model.llm.states(torch.cat([embeds, model.llm.embed(batch["target"])], 1),
                                      torch.cat([mask, torch.ones_like(batch["target"])], 1), 1)
-        away = model.answer_voice(states[:, mask.size(1) :], batch["voices"], batch["saying"])
+        away = model.answer_voice(states[:, mask.size(1) - 1 : -1], batch["voices"], whose)
         torch.testing.assert_close(stats["loss_answer_voice"].squeeze(), away)
-        torch.testing.assert_close(loss.squeeze(), model_of(layout)(**batch)[0].squeeze() + 0.5 * away)
+        torch.testing.assert_close(total.squeeze(), model_of(layout, **loss)(**batch)[0].squeeze() + 0.5 * away)
 
 
 def test_a_clip_without_a_finite_loss_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
