@@ -69,16 +69,20 @@ def name_speakers(speakers: Iterable[str]) -> dict[str, str]:
     # Who has a name keeps it.
     for speaker in sorted(speakers, key=lambda s: (as_name(s) != s, s)):
         name, again = as_name(speaker), 1
-        while _key(name) in taken:
+        while name_key(name) in taken:
             again += 1
             name = f"{as_name(speaker)}_{again}"
-        taken.add(_key(name))
+        taken.add(name_key(name))
         out[speaker] = name
     return out
 
 
-def _key(name: str) -> str:
-    """Return what tells names apart: neither width nor case does."""
+def name_key(name: str) -> str:
+    """Return what tells names apart: neither width nor case does.
+
+    >>> name_key("Mike") == name_key("ＭＩＫＥ")
+    True
+    """
     return unicodedata.normalize("NFKC", name).casefold()
 
 
@@ -91,9 +95,9 @@ def check_names(names: Iterable[str]) -> list[str]:
     names = [check_name(name) for name in names]
     seen: dict[str, str] = {}
     for name in names:
-        if _key(name) in seen:
-            first = seen[_key(name)]
+        if name_key(name) in seen:
+            first = seen[name_key(name)]
             again = "" if first == name else f" as {first!r}"
             raise UserError(f"the name {name!r} is registered twice{again}; give the second speaker another name")
-        seen[_key(name)] = name
+        seen[name_key(name)] = name
     return names

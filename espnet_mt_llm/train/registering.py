@@ -14,7 +14,7 @@ from espnet_mt_llm.common import Chance, Pathlike, UserError, at
 from espnet_mt_llm.datadir.enrolment import Heard, Registration, register
 from espnet_mt_llm.datadir.stretches import Pool, Span, read_text_lines
 from espnet_mt_llm.nets.registration import choose
-from espnet_mt_llm.text.names import name_speakers
+from espnet_mt_llm.text.names import check_name, name_key, name_speakers
 
 # The times that a clip's id may add to that of its recording.
 _TIMES = re.compile(r"(.+?)-(\d{7,})-(\d{7,})")
@@ -29,8 +29,9 @@ class Registering:
         num_stretches: at most so many are averaged for a speaker.
         max_distractors, min_distractors: N_ov is drawn between them.
         seed: of the draws for validation, which are the same in every epoch.
-        shuffle_names: call speakers by names of the set that are drawn for each clip: where voices are few, a model
-            could learn their names by heart and pass over what is registered.
+        shuffle_names: call speakers by names that are drawn for each clip: where voices are few, a model could learn
+            their names by heart and pass over what is registered.
+        names: file of these names, one a line; those of the set without it.
     """
 
     mode: str = "none"
@@ -39,11 +40,14 @@ class Registering:
     min_distractors: int = 1
     seed: int = 0
     shuffle_names: bool = False
+    names: Optional[str] = None
 
     def __post_init__(self) -> None:
         if self.num_stretches < 1 or not 1 <= self.min_distractors <= self.max_distractors:
             raise ValueError(f"{self.num_stretches} stretches, {self.min_distractors} to {self.max_distractors} "
                              "distractors: expected 1 or more, in this order")
+        if self.names and not self.shuffle_names:
+            raise ValueError(f"names: {self.names} is drawn from with shuffle_names: true alone")
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Registrar:
         settings: how.
 
     Raises:
-        UserError: no pool, or an empty one.
+        UserError: no pool, an empty one, or a file of names that is none.
     """
 
     def __init__(self, dump_dir: Pathlike, settings: Registering) -> None:
@@ -82,6 +86,7 @@ class Registrar:
                      "list them: ./run.sh --stage enroll --stop_stage enroll --enrolment true")
         self.pool = Pool.read(path)
         self.names = name_speakers(self.pool.speakers)
+        self._drawn = read_names(settings.names) if settings.names else list(self.names.values())
         self._session_of = {**{session: session for session in self.pool.sessions},
                             **dict(zip(self.pool.recs, self.pool.sessions))}
         self._mixed = self._read_mixtures(self.dump_dir / "mixtures.jsonl")
@@ -116,7 +121,10 @@ class Registrar:
         stretches = [made.speakers.get(spk) or self._any(spk, chance) for spk in chosen]
         names = [self.names[spk] for spk in chosen]
         if settings.shuffle_names:
-            names = chance.sample(list(self.names.values()), len(chosen))
+            if len(chosen) > len(self._drawn):
+                raise UserError(f"{settings.names}: {len(self._drawn)} names for the {len(chosen)} speakers registered "
+                                f"with clip '{clips[0]}'; add names, or lower max_distractors")
+            names = chance.sample(self._drawn, len(chosen))
         return Registered(chosen, dict(zip(chosen, names)), stretches)
 
     def own(self, clips: Sequence[str], speakers: Sequence[str], chance: Chance) -> Registered:
@@ -173,6 +181,30 @@ class Registrar:
             except (ValueError, KeyError, TypeError):
                 raise at(path, line, "not a mixture", "make the manifest again (stage 2)") from None
         return found
+
+
+def read_names(path: Pathlike) -> list[str]:
+    """Read a file of names that speakers can be registered under, one a line; empty lines are passed over.
+
+    Raises:
+        UserError: no such file, a line that is no name, a name twice, or no name at all.
+    """
+    path = Path(path)
+    names: dict[str, str] = {}
+    for line, text in enumerate(read_text_lines(path, "write names there, one a line"), 1):
+        name = text.strip()
+        if not name:
+            continue
+        try:
+            key = name_key(check_name(name))
+        except UserError as e:
+            raise at(path, line, str(e), "one name a line") from None
+        if key in names:
+            raise at(path, line, f"the name '{name}' is there twice", "take one of them out")
+        names[key] = name
+    if not names:
+        raise at(path, None, "no name", "write names there, one a line")
+    return list(names.values())
 
 
 def voices(registered: Registered, embeddings: Optional[Mapping[str, np.ndarray]], size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def dump(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def draws(dump: Path, mode: str, clips: list, speakers: list, number: int = 60, **conf: int) -> list:
+def draws(dump: Path, mode: str, clips: list, speakers: list, number: int = 60, **conf: object) -> list:
     registrar = Registrar(dump, Registering(mode, **conf))
     return [registrar.draw(clips, speakers, Chance(i)) for i in range(number)]
 
@@ -55,6 +56,39 @@ def test_modes_are_a_third_each(dump: Path) -> None:
     assert 150 < none < 250 and 150 < over < 250
     assert draws(dump, "mixed", ["M1-0005000-0005500"], ["A"], 20) == found[:20]
     assert not any(f.speakers for f in draws(dump, "none", ["M1-0005000-0005500"], ["A"]))
+
+
+def test_names_are_drawn_from_the_set_or_a_file(dump: Path, tmp_path: Path) -> None:
+    """Anew for each clip, each speaker another one, and the same again for the same draw."""
+    def names(**conf: object) -> list[dict]:
+        return [dict(f.names) for f in draws(dump, "match", ["M2-0003000-0006000"], ["17", "C", "A"],
+                                             shuffle_names=True, **conf)]
+
+    (tmp_path / "names").write_text("Ann\n\n Bob\n张三\nDora\n", encoding="utf-8")
+    for found, known in ((names(), {"A", "B", "C", "S17"}),
+                         (names(names=str(tmp_path / "names")), {"Ann", "Bob", "张三", "Dora"})):
+        assert all(set(each) == {"17", "C", "A"} and len(set(each.values())) == 3 for each in found)
+        assert {name for each in found for name in each.values()} == known
+        assert len({each["A"] for each in found}) == 4
+    assert names(names=str(tmp_path / "names")) == names(names=str(tmp_path / "names"))
+    (tmp_path / "names").write_text("Ann\nBob\n")
+    with pytest.raises(UserError, match="names: 2 names for the 3 speakers registered with clip 'M2-0003000-0006000'"):
+        names(names=str(tmp_path / "names"))
+
+
+@pytest.mark.parametrize("text, message", [
+    ("Ann\nＡＮＮ\n", "names:2: the name 'ＡＮＮ' is there twice; take one of them out"),
+    ("Ann\nspk 1\n", "names:2: the name 'spk 1' holds ' '"),
+    ("\n\n", "names: no name; write names there, one a line"),
+    (None, "names: no such file; write names there, one a line"),
+])
+def test_a_file_that_is_no_list_of_names(dump: Path, tmp_path: Path, text: Optional[str], message: str) -> None:
+    if text is not None:
+        (tmp_path / "names").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        Registrar(dump, Registering("match", shuffle_names=True, names=str(tmp_path / "names")))
+    with pytest.raises(ValueError, match="drawn from with shuffle_names: true alone"):
+        Registering("match", names="names")
 
 
 def test_sources_of_a_mixture_are_not_enrolled_from(dump: Path) -> None:

@@ -183,6 +183,10 @@ hears_voices() { # STEP: does it learn from the embeddings of who talks?
     grep -q 'voice_weight:' "conf/$1.yaml"
 }
 
+names_of() { # STEP: the file that it draws names of registered speakers from, if any
+    sed -nE 's/^registration_conf:.*[{ ,]names: *([^ ,}]+).*/\1/p' "conf/$1.yaml"
+}
+
 own_llm() { # STEP: does its language model begin from a configuration, and need the tokenizer of stage 5?
     [ "$(task_of "$1")" = speech_llm ] || return 1
     ${debug} || ! awk '/^[a-z_]+:/ {key = $1} key == "llm_conf:" && /checkpoint:/ {found = 1} END {exit !found}' \
@@ -223,7 +227,8 @@ stage_train() {
         if [ "${step%/*}" != "${system}" ] && [ -e "${stamp}" ] && ! ${dry_run}; then continue; fi
         task=$(task_of "${step}") learns=$(set_of "${step}" train) checks=$(set_of "${step}" valid)
         # A step starts from what the one before it has learnt: when that ran again, this one does.
-        inputs=("conf/${step}.yaml" "${token_list}")
+        # shellcheck disable=SC2207
+        inputs=("conf/${step}.yaml" "${token_list}" $(names_of "${step}"))
         for from in ${before[${step%/*}]:-} $(started_from "${step}"); do inputs+=("$(stamp_of "${from}")"); done
         if own_llm "${step}"; then inputs+=("${llm_tokenizer}"); fi
         inputs+=("${dumpdir}/${learns}" "${dumpdir}/${checks}")
