@@ -13,7 +13,7 @@ class VoiceLoss(torch.nn.Linear):
 
     Ours, of no publication. States are the frames that a language model reads, where no speaker stream stands beside
     them: an encoder that knows words alone learns voices. Or they are those of the language model itself where it
-    writes what somebody says: it learns to find the voice, before it learns to tell whether it was heard before.
+    predicts what somebody says, or that it is he: it learns to find the voice, before it learns to tell whose it is.
 
     Args:
         size, embedding_size: H of the states, E of the voices.

@@ -76,6 +76,10 @@ class Registrar:
 
     Raises:
         UserError: no pool, an empty one, or a file of names that is none.
+
+    Attributes:
+        names: of the speakers of the set, by id.
+        supply: names that are drawn with ``shuffle_names``.
     """
 
     def __init__(self, dump_dir: Pathlike, settings: Registering) -> None:
@@ -86,7 +90,7 @@ class Registrar:
                      "list them: ./run.sh --stage enroll --stop_stage enroll --enrolment true")
         self.pool = Pool.read(path)
         self.names = name_speakers(self.pool.speakers)
-        self._drawn = read_names(settings.names) if settings.names else list(self.names.values())
+        self.supply = read_names(settings.names) if settings.names else list(self.names.values())
         self._session_of = {**{session: session for session in self.pool.sessions},
                             **dict(zip(self.pool.recs, self.pool.sessions))}
         self._mixed = self._read_mixtures(self.dump_dir / "mixtures.jsonl")
@@ -121,10 +125,10 @@ class Registrar:
         stretches = [made.speakers.get(spk) or self._any(spk, chance) for spk in chosen]
         names = [self.names[spk] for spk in chosen]
         if settings.shuffle_names:
-            if len(chosen) > len(self._drawn):
-                raise UserError(f"{settings.names}: {len(self._drawn)} names for the {len(chosen)} speakers registered "
+            if len(chosen) > len(self.supply):
+                raise UserError(f"{settings.names}: {len(self.supply)} names for the {len(chosen)} speakers registered "
                                 f"with clip '{clips[0]}'; add names, or lower max_distractors")
-            names = chance.sample(self._drawn, len(chosen))
+            names = chance.sample(self.supply, len(chosen))
         return Registered(chosen, dict(zip(chosen, names)), stretches)
 
     def own(self, clips: Sequence[str], speakers: Sequence[str], chance: Chance) -> Registered:

@@ -218,7 +218,7 @@ class SpeechLLMTargets:
         """Return how many tokens a prompt has on average, audio not counted, for a clip of so many speakers."""
         size = len(self.prompt())
         if self.registrar is not None:
-            names = list(self.registrar.names.values())[:20]
+            names = self.registrar.supply[:20]
             each = (len(self.prompt(names)) - size) / len(names) if names else 0
             size += math.ceil(self.registrar.expected(speakers) * each)
         return size
