@@ -282,9 +282,8 @@ class SpeechLLM(MultiTalkerModel):
     def _predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor, known: torch.Tensor,
                  audio: Optional[tuple[torch.Tensor, torch.Tensor]], enrolled: Optional[torch.Tensor],
                  utt_id: Optional[Sequence[str]]) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Return the logits ``(B, U, V)`` of each target token, given those before it, and the states ``(B, U, H)``.
-
-        The states are those of ``voice_layer``, None without it, where the logits come from.
+        """Return the logits ``(B, U, V)`` of each target token, given those before it, and the states ``(B, U, H)``
+        behind ``voice_layer`` (None without it) that predict it.
 
         Clips are padded at their ends alone, so that no mask is needed; the output layer, most of the work of a small
         model with a large vocabulary, sees the target only.

@@ -105,6 +105,13 @@ def test_speakers():
         assert max(counts) - min(counts) <= 1
 
 
+def test_a_system_with_registration_draws_the_names_of_dev_and_test(repository):
+    names = (repository / "egs2/mini/mtasr1/conf/names").read_text().split()
+    assert len(names) == len(set(names)) == 350
+    for split in ("dev", "test"):
+        assert {s.id for s in mini.speakers_of(split + mini.CROWD, 1)} <= set(names)
+
+
 def test_crowds():
     crowds = {name: mini.speakers_of(name + mini.CROWD, 1) for name in mini.VARIANTS}
     assert {name: len(speakers) for name, speakers in crowds.items()} == {"train": 768, "dev": 24, "test": 64}

@@ -184,7 +184,7 @@ hears_voices() { # STEP: does it learn from the embeddings of who talks?
 }
 
 names_of() { # STEP: the file that it draws names of registered speakers from, if any
-    sed -nE 's/^registration_conf:.*[{ ,]names: *([^ ,}]+).*/\1/p' "conf/$1.yaml"
+    sed -nE '/^ *#/d; s/^(.*[{ ,])names: *([^ ,}]+).*/\2/p' "conf/$1.yaml"
 }
 
 own_llm() { # STEP: does its language model begin from a configuration, and need the tokenizer of stage 5?
