@@ -160,15 +160,19 @@ def _write_registration(pool: Pool, clips: Iterable[Heard], dump_dir: Path, num_
     return EnrolmentStatistics(len(pool), seconds, number, complete, fewest)
 
 
-def register(pool: Pool, heard: Heard, num_stretches: int, num_distractors: int, chance: Chance) -> Registration:
+def register(pool: Pool, heard: Heard, num_stretches: int, num_distractors: int, chance: Chance,
+             besides: Collection[str] = ()) -> Registration:
     """Choose what is registered for a clip, at random, by the rules of this module.
 
-    Every speaker of the clip gets up to ``num_stretches`` from outside of it; distractors are ``num_distractors``
-    speakers of other sessions, or as many as there are.
+    Every speaker of the clip gets up to ``num_stretches`` from outside of it, none of ``besides`` while he has others;
+    distractors are ``num_distractors`` speakers of other sessions, or as many as there are.
     """
     speakers = {}
     for spk in heard.speakers:
-        numbers = _choose(pool.outside(spk, heard.spans), num_stretches, chance)
+        numbers = pool.outside(spk, heard.spans)
+        if besides:
+            numbers = [n for n in numbers if pool.stretch(spk, n).id not in besides] or numbers
+        numbers = _choose(numbers, num_stretches, chance)
         speakers[spk] = [pool.stretch(spk, n).id for n in numbers]
     taken = {spk for spk in (*heard.session, *heard.speakers) if pool.of(spk)}
     wanted = min(num_distractors, len(pool.speakers) - len(taken))

@@ -103,7 +103,7 @@ class SpeechLLMTask(MultiTalkerTask):
         group.add_argument("--registration", default="none", choices=REGISTRATION_MODES,
                            help="who is registered: nobody, the speakers of the clip, others too, or a third of each")
         group.add_argument("--registration_conf", action=NestedDictAction, default={},
-                           help="num_stretches, max_distractors, min_distractors, seed, shuffle_names, names")
+                           help="num_stretches, max_distractors, min_distractors, seed, shuffle_names, names, rivals")
         group.add_argument("--concatenate", action=NestedDictAction, default={},
                            help="put training clips in a row: seconds, speakers, shortest, shared; empty: one by one")
         group.add_argument("--batch_positions", type=int, default=0,

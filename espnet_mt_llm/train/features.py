@@ -57,6 +57,7 @@ def complete(factory: SequenceIterFactory, model: SpeechLLM, device: str = "cpu"
     if targets.registrar is not None and model.speaker_encoder is not None:
         targets.embeddings = stretch_embeddings(targets.registrar.dump_dir, model.speaker_encoder, device=device)
         targets.embedding_size = model.speaker_encoder.embedding_size
+        targets.registrar.know(targets.embeddings)
     if model.encoder is not None:
         targets.frame_shift = model.encoder.frame_shift
         targets.stride = model.adapter.stride

@@ -3,7 +3,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -18,6 +18,8 @@ from espnet_mt_llm.text.names import check_name, name_key, name_speakers
 
 # The times that a clip's id may add to that of its recording.
 _TIMES = re.compile(r"(.+?)-(\d{7,})-(\d{7,})")
+# So many voices are the rivals of a speaker.
+NEAREST = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Registering:
         shuffle_names: call speakers by names that are drawn for each clip: where voices are few, a model could learn
             their names by heart and pass over what is registered.
         names: file of these names, one a line; those of the set without it.
+        rivals: share of the distractors whose voices are among the :data:`NEAREST` to one of the clip's speakers. Where
+            the extractor has learnt the training voices, they are further apart than those of the test; comparing
+            must be learnt on near ones.
     """
 
     mode: str = "none"
@@ -41,6 +46,7 @@ class Registering:
     seed: int = 0
     shuffle_names: bool = False
     names: Optional[str] = None
+    rivals: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_stretches < 1 or not 1 <= self.min_distractors <= self.max_distractors:
@@ -48,6 +54,8 @@ class Registering:
                              "distractors: expected 1 or more, in this order")
         if self.names and not self.shuffle_names:
             raise ValueError(f"names: {self.names} is drawn from with shuffle_names: true alone")
+        if not 0 <= self.rivals <= 1:
+            raise ValueError(f"rivals: {self.rivals} is no share, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ class Registrar:
         self._session_of = {**{session: session for session in self.pool.sessions},
                             **dict(zip(self.pool.recs, self.pool.sessions))}
         self._mixed = self._read_mixtures(self.dump_dir / "mixtures.jsonl")
+        self._rivals: dict[str, list[str]] = {}
         self._speakers_of: dict[str, set[str]] = {}
         sessions = self.pool.sessions
         for k, spk in enumerate(self.pool.speakers):
@@ -121,7 +130,8 @@ class Registrar:
         if mode == "over" and not made.distractors:
             raise UserError(f"{self.dump_dir / 'enrolment'}: no speaker of another session than that of clip "
                             f"'{clips[0]}'; use the registration match, or a larger set")
-        chosen = choose(mode, known, made.distractors, chance, settings.max_distractors, settings.min_distractors)
+        distractors = self._with_rivals(clips, known, made.distractors, chance) if mode == "over" else ()
+        chosen = choose(mode, known, distractors, chance, settings.max_distractors, settings.min_distractors)
         stretches = [made.speakers.get(spk) or self._any(spk, chance) for spk in chosen]
         names = [self.names[spk] for spk in chosen]
         if settings.shuffle_names:
@@ -131,19 +141,51 @@ class Registrar:
             names = chance.sample(self.supply, len(chosen))
         return Registered(chosen, dict(zip(chosen, names)), stretches)
 
-    def own(self, clips: Sequence[str], speakers: Sequence[str], chance: Chance) -> Registered:
-        """Draw what those of ``speakers`` who can be registered would be registered from; they get no names."""
-        made = self._register(clips, speakers, 0, chance)
+    def own(self, clips: Sequence[str], speakers: Sequence[str], chance: Chance, besides: Collection[str] = ()
+            ) -> Registered:
+        """Draw what those of ``speakers`` who can be registered would be registered from; they get no names.
+
+        Args:
+            besides: stretches that are passed over, while a speaker has others.
+        """
+        made = self._register(clips, speakers, 0, chance, besides)
         known = [spk for spk in speakers if made.speakers[spk]]
         return Registered(known, {}, [made.speakers[spk] for spk in known])
 
-    def _register(self, clips: Sequence[str], speakers: Sequence[str], distractors: int, chance: Chance
-                  ) -> Registration:
+    def know(self, embeddings: Mapping[str, np.ndarray]) -> None:
+        """Take the ``embeddings`` ``(E,)`` of the stretches, and find out who sounds like whom where that is needed."""
+        if not self.settings.rivals:
+            return
+        means = np.stack([np.mean([embeddings[self.pool.stretch(spk, n).id] for n in self.pool.of(spk)], axis=0)
+                          for spk in self.pool.speakers])
+        means /= np.linalg.norm(means, axis=1, keepdims=True) + 1e-12
+        for k, spk in enumerate(self.pool.speakers):
+            likeness = means @ means[k]
+            likeness[k] = -np.inf
+            self._rivals[spk] = [self.pool.speakers[i] for i in np.argsort(-likeness)[:NEAREST] if i != k]
+
+    def _with_rivals(self, clips: Sequence[str], speakers: Sequence[str], distractors: Sequence[str], chance: Chance
+                     ) -> Sequence[str]:
+        """Return as many distractors, the wanted share of them rivals of ``speakers``, if there are so many."""
+        taken = {*speakers, *self._session(self._all_spans(clips))}
+        near = [spk for spk in dict.fromkeys(r for who in speakers for r in self._rivals.get(who, ()))
+                if spk not in taken]
+        near = chance.sample(near, min(len(near), round(self.settings.rivals * len(distractors))))
+        return [*near, *(spk for spk in distractors if spk not in near)][: len(distractors)]
+
+    def _register(self, clips: Sequence[str], speakers: Sequence[str], distractors: int, chance: Chance,
+                  besides: Collection[str] = ()) -> Registration:
         """Draw stretches of the speakers of clips, and distractors, by the rules of the pool."""
-        spans = [span for clip in clips for span in self._spans(clip)]
-        session = {spk for name, _, _ in spans for spk in self._speakers_of.get(name, ())}
-        return register(self.pool, Heard(" ".join(clips), speakers, session, spans), self.settings.num_stretches,
-                        distractors, chance)
+        spans = self._all_spans(clips)
+        heard = Heard(" ".join(clips), speakers, self._session(spans), spans)
+        return register(self.pool, heard, self.settings.num_stretches, distractors, chance, besides)
+
+    def _all_spans(self, clips: Sequence[str]) -> list[Span]:
+        return [span for clip in clips for span in self._spans(clip)]
+
+    def _session(self, spans: Sequence[Span]) -> set[str]:
+        """Return all who talk in the sessions of ``spans``."""
+        return {spk for name, _, _ in spans for spk in self._speakers_of.get(name, ())}
 
     def expected(self, speakers: int) -> float:
         """Return how many are registered on average with a clip of so many speakers."""

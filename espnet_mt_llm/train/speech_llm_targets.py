@@ -120,7 +120,9 @@ class SpeechLLMTargets:
         if self.embeddings is not None:
             arrays["enrolled"] = voices(registered, self.embeddings, self.embedding_size)
             if self.with_voices:
-                own = self.registrar.own(clips, speakers, chance)
+                # Nobody is heard in what he is registered from: an equal voice would be found without comparing.
+                besides = () if self.with_audio else {name for each in registered.stretches for name in each}
+                own = self.registrar.own(clips, speakers, chance, besides)
                 arrays["voices"] = voices(own, self.embeddings, self.embedding_size)
                 number = {spk: k for k, spk in enumerate(own.speakers, 1)}
                 arrays["saying"] = np.array([number.get(spk, 0) for spk in _saying(target)], dtype=np.int64)

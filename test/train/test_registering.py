@@ -50,6 +50,32 @@ def test_distractors_are_of_other_sessions(dump: Path) -> None:
         draws(dump, "over", ["M1-0005000-0005500", "M2-0005000-0005500"], ["A", "C"])
 
 
+def test_rivals_sound_like_a_speaker_of_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the distractors are of the nearest voices; none talks in the clip, and without the share none is."""
+    monkeypatch.setattr("espnet_mt_llm.train.registering.NEAREST", 4)
+    # Voices on a circle: neighbours sound alike.
+    spks = [f"s{k:02d}" for k in range(40)]
+    (tmp_path / "enrolment").write_text("".join(
+        f"{s}-{s}-0000000-0000500 {json.dumps({'spk': s, 'rec': s, 'start': 0.0, 'end': 5.0, 'wav': f'{s}.wav'})}\n"
+        for s in spks))
+    angles = {s: 2 * np.pi * k / 40 for k, s in enumerate(spks)}
+    embeddings = {f"{s}-{s}-0000000-0000500": (k + 1) * np.array([np.cos(angles[s]), np.sin(angles[s])])
+                  for k, s in enumerate(spks)}
+    near = {"s38", "s39", "s01", "s02"}
+
+    def share(rivals: float, seed: int) -> float:
+        registrar = Registrar(tmp_path, Registering("over", min_distractors=8, max_distractors=8, rivals=rivals))
+        registrar.know(embeddings)
+        chosen = set(registrar.draw(["c1"], ["s00"], Chance(seed)).speakers)
+        assert len(chosen) == 8 + ("s00" in chosen)
+        return len(chosen & near) / 8
+
+    assert {share(0.5, seed) for seed in range(30)} >= {0.5} and min(share(0.5, seed) for seed in range(30)) == 0.5
+    assert np.mean([share(0.0, seed) for seed in range(60)]) < 0.25
+    with pytest.raises(ValueError, match="rivals: 1.5 is no share, 0 to 1"):
+        Registering("over", rivals=1.5)
+
+
 def test_modes_are_a_third_each(dump: Path) -> None:
     found = draws(dump, "mixed", ["M1-0005000-0005500"], ["A"], 600)
     none, over = sum(not f.speakers for f in found), sum(len(f.speakers) > 1 for f in found)

@@ -144,6 +144,25 @@ def test_voices_in_place_of_the_audio(tokenizer: LLMTokenizer, tmp_path: Path) -
     assert orders == {(0, 1), (1, 0)}
 
 
+def test_nobody_is_heard_in_what_he_is_registered_from(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
+    """While he has another stretch; with one alone there is no choice."""
+    rows = [{"spk": s, "rec": f"P{s}{k}", "start": 0.0, "end": 2.0, "wav": f"P{s}{k}.wav"}
+            for s, number in (("A", 4), ("B", 1)) for k in range(number)]
+    (tmp_path / "enrolment").write_text("".join(f"{r['spk']}-{r['rec']}-0000000-0000200 {json.dumps(r)}\n"
+                                                for r in rows))
+    registrar = Registrar(tmp_path, Registering("match", num_stretches=1))
+    targets = SpeechLLMTargets(tokenizer, Writing("speakerlm", "speakerlm"), with_audio=False, train=True,
+                               with_voices=True, registrar=registrar)
+    targets.embeddings = {f"{r['spk']}-{r['rec']}-0000000-0000200": np.full(3, i, dtype=np.float32)
+                          for i, r in enumerate(rows)}
+    targets.embedding_size = 3
+    for _ in range(40):
+        first, second, *heard = targets("c1", {"supervision": ONE})["enrolled"][:, 0].tolist()
+        registered = {first, second}
+        assert 4.0 in registered and heard[1] == 4.0
+        assert heard[0] not in registered and heard[0] < 4
+
+
 def test_a_turn_of_several_utterances_has_one_voice(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
     targets = SpeechLLMTargets(tokenizer, Writing("speakerlm", "speakerlm"), with_audio=False, with_voices=True,
                                registrar=Registrar(pool(tmp_path), Registering("none")))
