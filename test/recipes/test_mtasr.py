@@ -187,6 +187,17 @@ def test_a_changed_configuration_trains_anew_and_keeps_the_old_model(finished: R
     assert (finished.path / "exp/sctc/01_sctc_first/checkpoint").read_text() == "epoch\n" * 6
 
 
+@pytest.mark.parametrize("conf", ["registration_conf: {shuffle_names: true, names: conf/names}\n",
+                                  "registration_conf:\n  names: conf/names\n"])
+def test_another_list_of_names_trains_anew(recipe: Recipe, conf: str) -> None:
+    recipe.write("conf/sctc/01_sctc_first.yaml", conf)
+    recipe.write("conf/names", "Ann\n")
+    for names, trains in (("Ann\n", 1), ("Ann\n", 0), ("Ann\nBob\n", 1)):
+        recipe.write("conf/names", names)
+        recipe.run("--stop_stage", "train", "--on_change", "restart")
+        assert recipe.calls().count("train_sctc") == trains
+
+
 def test_a_later_step_follows_the_earlier_one(recipe: Recipe) -> None:
     recipe.write("conf/sctc/02_sctc_second.yaml", "lr: 1\n")
     recipe.run("--stop_stage", "decode")
