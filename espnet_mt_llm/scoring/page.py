@@ -12,7 +12,7 @@ from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
 from espnet_mt_llm.scoring.result_types import TalkerCounts
 from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
 from espnet_mt_llm.scoring.table import (Row, Score, by_convention, caption, environments, measures, metric_names,
-                                         others_table, overregistered_curves, overregistered_table, percent, rows_of,
+                                         others_tables, overregistered_curves, overregistered_table, percent, rows_of,
                                          table)
 from espnet_mt_llm.text.serialisation import read_supervision
 
@@ -305,8 +305,8 @@ def others_section(scores: Sequence[Score], rows: Sequence[Row]) -> Html:
     others = [r for r in rows if r.key not in made]
     if not others:
         return Html("")
-    found = html_table(others_table(others), 3)
-    return join([el("h2", "Further results", id="further"), el("div", found, class_="card")])
+    found = [el("div", html_table(lines, 3), class_="card") for lines in others_tables(others)]
+    return join([el("h2", "Further results", id="further"), *found])
 
 
 def made_section(scores: Sequence[Score]) -> Html:

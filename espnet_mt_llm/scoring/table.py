@@ -348,25 +348,50 @@ def mermaid_chart(title: str, over: str, unit: str, points: Sequence[Tuple[str, 
                       f'  y-axis "{unit}" 0 --> {top:.4g}', f"  line [{values}]", "```"])
 
 
-def others_table(rows: Sequence[Row]) -> List[List[str]]:
-    """Return rows of results.json as a table, a line for each system, note and set and a column for each metric.
+def others_tables(rows: Sequence[Row]) -> List[List[List[str]]]:
+    """Return rows of results.json as a table for each system, a line for each note and set, a column for each metric.
 
-    >>> others_table([Row("sctc", "test", "cpWER", 5.1, "%", "c0ffee", note="02"), Row("sctc", "test", "RTF", 0.1,
-    ...     commit="c0ffee", note="02")])
-    [['system', 'note', 'set', 'cpWER %', 'RTF', 'commit'], ['sctc', '02', 'test', '5.1', '0.1', 'c0ffee']]
+    >>> print(plain(others_tables([Row("sctc", "test", "RTF", 0.1, commit="c0ffee", note="02/greedy"),
+    ...     Row("sctc", "test", "cpWER", 5.1, "%", "c0ffee", note="02/greedy"),
+    ...     Row("sctc", "", "parameters", 1200, commit="c0ffee", note="02")])[0]))
+    system  note       set   cpWER %  RTF  parameters  commit
+    ------  ---------  ----  -------  ---  ----------  ------
+    sctc    02/greedy  test      5.1  0.1        1200  c0ffee
     """
-    def head(row: Row) -> str:
-        name, _, detail = row.metric.partition(" (")
-        return f"{name} {row.unit}".rstrip() + (f" ({detail}" if detail else "")
+    systems = {row.system: [r for r in rows if r.system == row.system] for row in rows}
+    return [_others_table(systems[name]) for name in sorted(systems)]
 
-    # The number that systems are compared by comes first.
-    heads = sorted({head(r) for r in rows}, key=lambda h: (not h.startswith("cp"), h))
-    lines: Dict[Tuple[str, str, str, str], Dict[str, str]] = {}
+
+def _others_table(rows: Sequence[Row]) -> List[List[str]]:
+    lines: Dict[Tuple[str, ...], Dict[str, str]] = {}
     for r in rows:
-        lines.setdefault((r.system, r.note, r.set, r.commit), {})[head(r)] = str(r.value)
+        if r.set:
+            lines.setdefault((r.system, r.note, r.set, r.commit), {})[_head(r)] = str(r.value)
+    for r in rows:
+        if not r.set:
+            # What is said of a model stands in the lines of its decodings.
+            own = [values for (_, note, _, _), values in lines.items() if note.startswith(f"{r.note}/")]
+            for values in own or [lines.setdefault((r.system, r.note, "", r.commit), {})]:
+                values.setdefault(_head(r), str(r.value))
+    heads = sorted({head for values in lines.values() for head in values}, key=_place)
     return [["system", "note", "set", *heads, "commit"]] + [
         [system, note, name, *(values.get(h, "") for h in heads), commit]
         for (system, note, name, commit), values in sorted(lines.items())]
+
+
+def _head(row: Row) -> str:
+    name, _, detail = row.metric.partition(" (")
+    return f"{name} {row.unit}".rstrip() + (f" ({detail}" if detail else "")
+
+
+def _place(head: str) -> Tuple[int, str]:
+    """Return where the column ``head`` stands: error rates of words first, those with speakers before others."""
+    name = head.split(" ")[0]
+    return _COLUMNS.index(name if name in _COLUMNS else ""), head
+
+
+_COLUMNS = [*(kind + rate for kind in ("cp", "sa", "tcp", "ORC-", "DI-cp", "") for rate in RATE_NAMES.values()),
+            "", "RTF", "parameters"]
 
 
 def clips_table(dump: Pathlike) -> str:
@@ -396,7 +421,7 @@ def readme_block(scores: Sequence[Score], rows: Sequence[Row], clips: str = "") 
     made = {r.key for s in scores for r in rows_of(s)}
     others = [r for r in rows if r.key not in made]
     if others:
-        parts += ["**Further results**", markdown(others_table(others))]
+        parts += ["**Further results**", *(markdown(lines) for lines in others_tables(others))]
     if not scores and not others:
         parts.append("No results yet: `./run.sh` makes them.")
     if clips:
