@@ -349,7 +349,9 @@ def mermaid_chart(title: str, over: str, unit: str, points: Sequence[Tuple[str, 
 
 
 def others_tables(rows: Sequence[Row]) -> List[List[List[str]]]:
-    """Return rows of results.json as a table for each system, a line for each note and set, a column for each metric.
+    """Return rows of results.json as tables, one for all systems with the same columns.
+
+    There is a line for each system, note and set, and a column for each metric.
 
     >>> print(plain(others_tables([Row("sctc", "test", "RTF", 0.1, commit="c0ffee", note="02/greedy"),
     ...     Row("sctc", "test", "cpWER", 5.1, "%", "c0ffee", note="02/greedy"),
@@ -358,8 +360,11 @@ def others_tables(rows: Sequence[Row]) -> List[List[List[str]]]:
     ------  ---------  ----  -------  ---  ----------  ------
     sctc    02/greedy  test      5.1  0.1        1200  c0ffee
     """
-    systems = {row.system: [r for r in rows if r.system == row.system] for row in rows}
-    return [_others_table(systems[name]) for name in sorted(systems)]
+    tables: Dict[Tuple[str, ...], List[List[str]]] = {}
+    for name in sorted({row.system for row in rows}):
+        heads, *lines = _others_table([row for row in rows if row.system == name])
+        tables.setdefault(tuple(heads), [heads]).extend(lines)
+    return list(tables.values())
 
 
 def _others_table(rows: Sequence[Row]) -> List[List[str]]:

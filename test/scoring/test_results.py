@@ -12,7 +12,8 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.statistics import Statistics
 from espnet_mt_llm.scoring import results
 from espnet_mt_llm.scoring.score import score_decode
-from espnet_mt_llm.scoring.table import BEGIN, END, Row, insert_block, load_scores, markdown, merge_rows, read_rows
+from espnet_mt_llm.scoring.table import (BEGIN, END, Row, insert_block, load_scores, markdown, merge_rows, others_tables,
+                                         read_rows)
 
 OUT = ("README.md", "results.json", "exp/results.html")
 
@@ -123,6 +124,22 @@ def test_what_is_outside_of_the_markers_is_kept(recipe):
     make()
     text = (recipe / "README.md").read_bytes().decode()
     assert text.startswith(before + BEGIN) and text.endswith(f"{END}\n{after}") and "old" not in text
+
+
+def test_further_results_have_no_columns_of_others():
+    """Systems with the same numbers share a table; what is said of a model stands beside all its decodings."""
+    def row(system: str, metric: str, value: float, note: str = "01/greedy", test: str = "t") -> Row:
+        return Row(system, test, metric, value, note=note)
+
+    found = others_tables([row("b", "WER", 3.0), row("b", "cpWER", 4.0), row("ume", "DER (collar 0)", 5.0),
+                           row("a", "cpWER", 2.0), row("a", "WER", 1.0), row("a", "parameters", 7, "01", ""),
+                           row("a", "WER", 8.0, "01/beam"), row("b", "parameters", 9, "01", ""),
+                           row("c", "parameters", 6, "02", "")])
+    heads = ["system", "note", "set"]
+    assert found == [[[*heads, "cpWER", "WER", "parameters", "commit"], ["a", "01/beam", "t", "", "8.0", "7", ""],
+                      ["a", "01/greedy", "t", "2.0", "1.0", "7", ""], ["b", "01/greedy", "t", "4.0", "3.0", "9", ""]],
+                     [[*heads, "parameters", "commit"], ["c", "02", "", "6", ""]],
+                     [[*heads, "DER (collar 0)", "commit"], ["ume", "01/greedy", "t", "5.0", ""]]]
 
 
 def test_rows_of_other_origin_are_kept_and_shown(recipe):
