@@ -1,6 +1,7 @@
 """Tables of results: rows for results.json, the generated part of a recipe's README.md, and the terminal."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -9,6 +10,8 @@ from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, nearest
 from espnet_mt_llm.datadir.statistics import Statistics
 from espnet_mt_llm.scoring.answers import up_to
 from espnet_mt_llm.scoring.score import read_json
+
+log = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 RATE_NAMES = {"word": "WER", "char": "CER", "mixed": "MER"}
@@ -36,18 +39,25 @@ class Row:
 def load_scores(exp: Pathlike) -> List[Score]:
     """Read every ``<system>/<step>/<decode>/<set>/score.json`` under ``exp``, sorted by path.
 
-    The directory of each is added as ``dir``.
+    The directory of each is added as ``dir``. Of two scores of one decoding and set that is left out which lies elsewhere
+    than it was made: a model that was set aside, and trained again.
 
     Raises:
         UserError: a file that is not a score.
     """
-    out = []
+    out: Dict[Tuple[str, ...], Score] = {}
     for path in sorted(Path(exp).glob("*/*/*/*/score.json")):
         score = read_json(path)
         if not isinstance(score, dict) or not {"metrics", "count", "conventions", "sessions"} <= set(score):
             raise at(path, None, "not a score", f"score it again (stage 8), or remove it: rm {path}")
-        out.append({**score, "dir": str(path.parent)})
-    return out
+        score = {**score, "dir": str(path.parent)}
+        name = tuple(str(score[key]) for key in ("system", "step", "decode", "set"))
+        if name in out:
+            aside, score = sorted((out[name], score), key=lambda s: Path(s["dir"]).parts[-4:] == name)
+            log.warning("%s: these are results of %s, as those of %s; they are left out", aside["dir"], "/".join(name),
+                        score["dir"])
+        out[name] = score
+    return list(out.values())
 
 
 def metric_names(unit: str) -> Dict[str, str]:

@@ -1,6 +1,7 @@
 """make_results and show_results: README table, results.json, terminal, and errors."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -124,6 +125,17 @@ def test_what_is_outside_of_the_markers_is_kept(recipe):
     make()
     text = (recipe / "README.md").read_bytes().decode()
     assert text.startswith(before + BEGIN) and text.endswith(f"{END}\n{after}") and "old" not in text
+
+
+@pytest.mark.parametrize("aside", ["exp/a_sctc", "exp/z_sctc"])
+def test_a_model_that_was_set_aside_is_left_out(recipe, aside, caplog):
+    """Whether it is found before or after the one that was trained in its place."""
+    shutil.copytree(recipe / "exp/sctc", recipe / aside)
+    scores = load_scores(recipe / "exp")
+    assert scores and all("exp/sctc/" in s["dir"] for s in scores)
+    assert f"{aside}/" in caplog.text and "they are left out" in caplog.text
+    shutil.rmtree(recipe / "exp/sctc")
+    assert [s["dir"].replace(aside, "exp/sctc") for s in load_scores(recipe / "exp")] == [s["dir"] for s in scores]
 
 
 def test_further_results_have_no_columns_of_others():
