@@ -10,10 +10,10 @@ from espnet_mt_llm.scoring.charts import curves, line_chart
 from espnet_mt_llm.scoring.diarization import RTTM, read_hypothesis_times
 from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
 from espnet_mt_llm.scoring.result_types import TalkerCounts
+from espnet_mt_llm.scoring.rows import Row, others_tables
 from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
-from espnet_mt_llm.scoring.table import (Row, Score, by_convention, caption, environments, measures, metric_names,
-                                         others_tables, overregistered_curves, overregistered_table, percent, rows_of,
-                                         table)
+from espnet_mt_llm.scoring.table import (Score, by_convention, caption, environments, measures, metric_names,
+                                         overregistered_curves, overregistered_table, percent, rows_of, table)
 from espnet_mt_llm.text.serialisation import read_supervision
 
 # The table of single sessions on the page; all of them stand in score.json.

@@ -7,8 +7,8 @@ from typing import Optional
 from espnet_mt_llm.common import Pathlike
 from espnet_mt_llm.scoring.page import make_page, write_page
 from espnet_mt_llm.scoring.score import write_json
-from espnet_mt_llm.scoring.table import (clips_table, load_scores, merge_rows, read_rows, readme_block, rows_of,
-                                         terminal, write_readme)
+from espnet_mt_llm.scoring.rows import merge_rows, read_rows
+from espnet_mt_llm.scoring.table import clips_table, load_scores, readme_block, rows_of, terminal, write_readme
 
 
 def recipe_title(recipe: Pathlike) -> str:

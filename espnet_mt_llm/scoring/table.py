@@ -1,39 +1,19 @@
-"""Tables of results: rows for results.json, the generated part of a recipe's README.md, and the terminal."""
+"""Tables of results: what scores say, the generated part of a recipe's README.md, and the terminal."""
 
-import dataclasses
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, nearest
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open
 from espnet_mt_llm.datadir.statistics import Statistics
 from espnet_mt_llm.scoring.answers import up_to
+from espnet_mt_llm.scoring.rows import RATE_NAMES, Row, others_tables
 from espnet_mt_llm.scoring.score import read_json
 
 log = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-RATE_NAMES = {"word": "WER", "char": "CER", "mixed": "MER"}
 Score = Dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number: what results.json holds. (system, set, metric, note) tells rows apart."""
-
-    system: str
-    set: str
-    metric: str
-    value: Any
-    unit: str = ""
-    commit: str = ""
-    command: str = ""
-    note: str = ""
-
-    @property
-    def key(self) -> Tuple[str, str, str, str]:
-        return (self.system, self.set, self.metric, self.note)
 
 
 def load_scores(exp: Pathlike) -> List[Score]:
@@ -157,42 +137,6 @@ def rows_of(score: Score) -> List[Row]:
         rows.append(Row(score["system"], "", "parameters", score["decoding"]["parameters"], "", commit_of(score),
                         "", score["step"]))
     return rows
-
-
-def read_rows(path: Pathlike) -> List[Row]:
-    """Read results.json; no file is no rows.
-
-    Raises:
-        UserError: an entry that is not a row, or a key given twice.
-    """
-    if not Path(path).exists():
-        return []
-    entries = read_json(path, "repair it by hand or restore it: git checkout")
-    if not isinstance(entries, list):
-        raise at(path, None, "a JSON list of rows is expected")
-    names = [f.name for f in dataclasses.fields(Row)]
-    rows: List[Row] = []
-    for i, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict) or not {"system", "set", "metric", "value"} <= set(entry):
-            raise at(path, None, f"entry {i} lacks system, set, metric or value", "add them")
-        for key in entry:
-            if key not in names:
-                raise at(path, None, f"entry {i}: unknown key '{key}'", nearest(key, names))
-        rows.append(Row(**entry))
-    seen: Dict[tuple, int] = {}
-    for i, row in enumerate(rows, 1):
-        if row.key in seen:
-            raise at(path, None, f"entries {seen[row.key]} and {i} have the same system, set, metric and note",
-                     "give one another note")
-        seen[row.key] = i
-    return rows
-
-
-def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> List[Row]:
-    """Put ``new`` over ``old`` by key and sort; a row that is in ``old`` alone stays."""
-    merged = {r.key: r for r in old}
-    merged.update((r.key, r) for r in new)
-    return [merged[k] for k in sorted(merged)]
 
 
 def percent(rate: Optional[float]) -> str:
@@ -356,57 +300,6 @@ def mermaid_chart(title: str, over: str, unit: str, points: Sequence[Tuple[str, 
     top = max(y for _, y in points) * 1.2 or 1.0
     return "\n".join(["```mermaid", "xychart-beta", f'  title "{title}"', f'  x-axis "{over}" [{labels}]',
                       f'  y-axis "{unit}" 0 --> {top:.4g}', f"  line [{values}]", "```"])
-
-
-def others_tables(rows: Sequence[Row]) -> List[List[List[str]]]:
-    """Return rows of results.json as tables, one for all systems with the same columns.
-
-    There is a line for each system, note and set, and a column for each metric.
-
-    >>> print(plain(others_tables([Row("sctc", "test", "RTF", 0.1, commit="c0ffee", note="02/greedy"),
-    ...     Row("sctc", "test", "cpWER", 5.1, "%", "c0ffee", note="02/greedy"),
-    ...     Row("sctc", "", "parameters", 1200, commit="c0ffee", note="02")])[0]))
-    system  note       set   cpWER %  RTF  parameters  commit
-    ------  ---------  ----  -------  ---  ----------  ------
-    sctc    02/greedy  test      5.1  0.1        1200  c0ffee
-    """
-    tables: Dict[Tuple[str, ...], List[List[str]]] = {}
-    for name in sorted({row.system for row in rows}):
-        heads, *lines = _others_table([row for row in rows if row.system == name])
-        tables.setdefault(tuple(heads), [heads]).extend(lines)
-    return list(tables.values())
-
-
-def _others_table(rows: Sequence[Row]) -> List[List[str]]:
-    lines: Dict[Tuple[str, ...], Dict[str, str]] = {}
-    for r in rows:
-        if r.set:
-            lines.setdefault((r.system, r.note, r.set, r.commit), {})[_head(r)] = str(r.value)
-    for r in rows:
-        if not r.set:
-            # What is said of a model stands in the lines of its decodings.
-            own = [values for (_, note, _, _), values in lines.items() if note.startswith(f"{r.note}/")]
-            for values in own or [lines.setdefault((r.system, r.note, "", r.commit), {})]:
-                values.setdefault(_head(r), str(r.value))
-    heads = sorted({head for values in lines.values() for head in values}, key=_place)
-    return [["system", "note", "set", *heads, "commit"]] + [
-        [system, note, name, *(values.get(h, "") for h in heads), commit]
-        for (system, note, name, commit), values in sorted(lines.items())]
-
-
-def _head(row: Row) -> str:
-    name, _, detail = row.metric.partition(" (")
-    return f"{name} {row.unit}".rstrip() + (f" ({detail}" if detail else "")
-
-
-def _place(head: str) -> Tuple[int, str]:
-    """Return where the column ``head`` stands: error rates of words first, those with speakers before others."""
-    name = head.split(" ")[0]
-    return _COLUMNS.index(name if name in _COLUMNS else ""), head
-
-
-_COLUMNS = [*(kind + rate for kind in ("cp", "sa", "tcp", "ORC-", "DI-cp", "") for rate in RATE_NAMES.values()),
-            "", "RTF", "parameters"]
 
 
 def clips_table(dump: Pathlike) -> str:

@@ -12,9 +12,9 @@ from espnet_mt_llm.bin import make_results, show_results
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.statistics import Statistics
 from espnet_mt_llm.scoring import results
+from espnet_mt_llm.scoring.rows import Row, merge_rows, others_tables, read_rows
 from espnet_mt_llm.scoring.score import score_decode
-from espnet_mt_llm.scoring.table import (BEGIN, END, Row, insert_block, load_scores, markdown, merge_rows, others_tables,
-                                         read_rows)
+from espnet_mt_llm.scoring.table import BEGIN, END, insert_block, load_scores, markdown
 
 OUT = ("README.md", "results.json", "exp/results.html")
 
