@@ -19,8 +19,8 @@ Score = Dict[str, Any]
 def load_scores(exp: Pathlike) -> List[Score]:
     """Read every ``<system>/<step>/<decode>/<set>/score.json`` under ``exp``, sorted by path.
 
-    The directory of each is added as ``dir``. Of two scores of one decoding and set that is left out which lies elsewhere
-    than it was made: a model that was set aside, and trained again.
+    The directory of each is added as ``dir``. Of two scores of one decoding and set that one is left out which lies
+    elsewhere than it was made: a model that was set aside, and trained again.
 
     Raises:
         UserError: a file that is not a score.
