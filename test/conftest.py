@@ -12,6 +12,11 @@ from types import ModuleType
 from typing import Any, Callable, Iterator
 
 import pytest
+from hypothesis import settings
+
+# On a busy machine a test that takes long is no failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "test"))  # toy_corpora.py and what it is made of
