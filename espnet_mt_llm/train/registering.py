@@ -160,13 +160,14 @@ class Registrar:
                           for spk in self.pool.speakers])
         means /= np.linalg.norm(means, axis=1, keepdims=True) + 1e-12
         for k, spk in enumerate(self.pool.speakers):
-            likeness = means @ means[k]
-            likeness[k] = -np.inf
-            self._rivals[spk] = [self.pool.speakers[i] for i in np.argsort(-likeness)[:NEAREST] if i != k]
+            nearest = [i for i in np.argsort(-(means @ means[k])) if i != k][:NEAREST]
+            self._rivals[spk] = [self.pool.speakers[i] for i in nearest]
 
     def _with_rivals(self, clips: Sequence[str], speakers: Sequence[str], distractors: Sequence[str], chance: Chance
                      ) -> Sequence[str]:
         """Return as many distractors, the wanted share of them rivals of ``speakers``, if there are so many."""
+        if not self._rivals:
+            return distractors
         taken = {*speakers, *self._session(self._all_spans(clips))}
         near = [spk for spk in dict.fromkeys(r for who in speakers for r in self._rivals.get(who, ()))
                 if spk not in taken]
