@@ -32,7 +32,7 @@ def write(path, before, seconds, after, noise=1e-4, seed=0):
     return str(path)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.floats(0, 5), seconds=st.floats(0.5, 9), after=st.floats(0, 5), noise=st.sampled_from([0, 1e-4, 3e-3]),
        seed=st.integers(0, 9))
 def test_known_onset_and_end(tmp_path, before, seconds, after, noise, seed):

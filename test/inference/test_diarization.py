@@ -11,14 +11,14 @@ from espnet_mt_llm.inference.diarization import activity_to_segments, median_fil
 WIDTHS = st.integers(0, 6).map(lambda half: 2 * half + 1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(13, 60), WIDTHS, st.integers(0, 10**6))
 def test_the_filter_is_the_published_one(frames: int, width: int, seed: int) -> None:
     active = np.random.default_rng(seed).random((frames, 3)) > 0.5
     assert np.array_equal(median_filter(active, width), medfilt(active.astype(float), (width, 1)) > 0.5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 40), WIDTHS, st.floats(0, 1), st.integers(0, 10**6))
 def test_segments_cover_the_active_frames(frames: int, width: int, threshold: float, seed: int) -> None:
     probabilities = np.random.default_rng(seed).random((frames, 2))

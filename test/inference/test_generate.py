@@ -105,7 +105,7 @@ def test_finished_clips_leave(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @given(st.lists(st.integers(0, 2), max_size=40), st.integers(1, 4), st.integers(2, 4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_loops(ids: list[int], period: int, times: int) -> None:
     expected = any(len(ids) >= p * times and ids[-p * times:] == ids[-p:] * times for p in range(1, period + 1))
     assert bool(in_loop(torch.tensor([ids], dtype=torch.long), period, times)) == expected
@@ -118,7 +118,7 @@ def test_loops(ids: list[int], period: int, times: int) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=12, max_size=12), min_size=2, max_size=6), st.integers(1, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_ngram_twice(rows: list[list[int]], size: int) -> None:
     """Against the processor of transformers, one size at a time."""
     from transformers import NoRepeatNGramLogitsProcessor

@@ -18,7 +18,7 @@ def reference(frames: np.ndarray, size: int) -> list[np.ndarray]:
     return [np.concatenate([c.mean(0), np.sqrt(c.var(0) + EPS)]) for c in chunks]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 23), min_size=1, max_size=4), st.integers(1, 9), st.integers(0, 99))
 def test_chunks_are_those_of_each_clip_alone(lengths, size, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -73,7 +73,7 @@ def compare(layout: Layout, reference, lengths: list) -> None:
         assert not spoken[b, len(rows):].any()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(LENGTHS, st.integers(1, 25), RATIOS)
 def test_interleave(lengths: list, chunk: int, ratio: float) -> None:
     layout = Interleave(H, chunk, ratio)
@@ -81,13 +81,13 @@ def test_interleave(lengths: list, chunk: int, ratio: float) -> None:
     compare(layout, interleaved, lengths)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(LENGTHS, st.integers(1, 25))
 def test_time_concat(lengths: list, chunk: int) -> None:
     compare(TimeConcat(H, ANCHORS, chunk), time_concatenated, lengths)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(LENGTHS, st.integers(1, 25))
 def test_split_is_the_inverse_of_interleave(lengths: list, chunk: int) -> None:
     semantic, speaker, sizes = batch_of(lengths)

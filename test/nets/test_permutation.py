@@ -18,7 +18,7 @@ def draw(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 3), SEEDS)
 def test_equals_enumeration(talkers: int, batch: int, seed: int) -> None:
     costs = torch.randn(batch, talkers, talkers, generator=draw(seed))
@@ -42,7 +42,7 @@ def test_nan_is_refused() -> None:
         pit(pairwise_bce(torch.full((1, 3, 2), float("nan")), torch.zeros(1, 3, 2), torch.tensor([3])))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 5), st.integers(1, 3), SEEDS)
 def test_pit_and_its_gradient_are_those_of_the_best_permutation(talkers: int, batch: int, seed: int) -> None:
     costs = torch.randn(batch, talkers, talkers, generator=draw(seed)).requires_grad_()
@@ -59,7 +59,7 @@ def test_pit_and_its_gradient_are_those_of_the_best_permutation(talkers: int, ba
     torch.testing.assert_close(pair_mean(costs, order), losses)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 5), SEEDS)
 def test_absent_targets_take_what_is_left(talkers: int, seed: int) -> None:
     costs = torch.randn(1, talkers, talkers, generator=draw(seed))
@@ -75,7 +75,7 @@ def test_absent_targets_take_what_is_left(talkers: int, seed: int) -> None:
     assert torch.isfinite(costs.grad).all() and costs.grad[..., ~present[0]].abs().sum() == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 4), SEEDS)
 def test_bce_is_that_of_torch_within_the_lengths(talkers: int, seed: int) -> None:
     logits = 3 * torch.randn(3, 9, talkers, generator=draw(seed))
@@ -104,7 +104,7 @@ def costs_of(what: str, estimates: torch.Tensor, targets: torch.Tensor, lengths:
 
 
 @pytest.mark.parametrize("what", ["bce", "si_sdr"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(talkers=st.integers(2, 5), seed=SEEDS)
 def test_label_order_and_padding_change_nothing(what: str, talkers: int, seed: int) -> None:
     estimates, targets = torch.randn(2, 2, talkers, 40, generator=draw(seed)).unbind(0)
@@ -127,7 +127,7 @@ def si_sdr(estimate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return 10 * torch.log10((target @ target) / (target - estimate).square().sum())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 4), SEEDS, st.floats(-25, 28))
 def test_si_sdr_is_its_definition(talkers: int, seed: int, level: float) -> None:
     references = 0.1 * torch.randn(2, talkers, 400, generator=draw(seed))
@@ -195,7 +195,7 @@ def ctc_batch(seed: int, batch: int, talkers: int, time: int = 12, vocabulary: i
     return logits.requires_grad_(), torch.randint(0, time + 1, (batch,), generator=generator), targets, sizes
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS)
 def test_compact_ctc_is_that_of_torch(seed: int) -> None:
     """With repeated tokens, empty targets, short clips and targets without a path."""
@@ -211,7 +211,7 @@ def test_compact_ctc_is_that_of_torch(seed: int) -> None:
     torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.integers(1, 4), st.booleans())
 def test_ctc_pit_equals_enumeration(seed: int, talkers: int, normalise: bool) -> None:
     logits, lengths, targets, sizes = ctc_batch(seed, 2, talkers)

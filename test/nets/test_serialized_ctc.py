@@ -54,7 +54,7 @@ def test_normalised_by_target_length() -> None:
     assert normalised.item() == pytest.approx(raw.item() / 2, rel=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(2, 4), st.booleans())
 def test_pit_equals_enumeration(seed: int, talkers: int, normalise: bool) -> None:
     log_probs, lengths, texts = batch_of(seed, 2, talkers)
@@ -99,7 +99,7 @@ def test_greedy_collapses_as_the_definition_says(paths: list[list[int]]) -> None
     assert greedy_ctc(log_probs, lengths) == [[t for t, _ in groupby(p) if t] for p in paths]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 2), max_size=5), st.integers(1, 6))
 def test_too_long_is_an_infinite_loss(text: list[int], frames: int) -> None:
     log_probs = torch.randn(1, 6, 3).log_softmax(-1)

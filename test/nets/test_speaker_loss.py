@@ -18,7 +18,7 @@ WEIGHTS = torch.tensor([[0, 0, 0, 0, 3, 0, 0, 1, 0, 0], [0, 0, 1, 1, 0, 0, 0, 2,
 OVERLAPPED = torch.tensor([[1, 0, 0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0, 0, 0, 0]]).bool()
 LOSSES = st.lists(st.floats(0, 12, width=32), min_size=20, max_size=20).map(
     lambda values: torch.tensor(values).view(2, 10).where(TYPES != PAD, 0.0))
-PROPERTY = settings(deadline=None, max_examples=60)
+PROPERTY = settings(max_examples=60)
 
 
 def test_types_are_those_of_the_targets() -> None:

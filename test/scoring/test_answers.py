@@ -122,7 +122,7 @@ def test_a_model_may_invent_many_speakers(decode):
 
 
 @given(SPEAKERS, SPEAKERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_cp_of_many_is_cp(reference, hypothesis):
     errors, assignment = cp_of_many(reference, hypothesis)
     assert errors.errors == cp(reference, hypothesis)[0].errors and errors.length == sum(map(len, reference.values()))

@@ -102,7 +102,7 @@ def test_jaccard_by_hand():
 
 
 @given(spans("ABC"), spans("01"), st.sampled_from([0.0, 0.25]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_equals_an_event_sweep(reference, hypothesis, collar):
     expected, pairs = event_sweep(reference, hypothesis, 10.0, collar)
     # Where two assignments have the same time in common, DER does not depend on the choice but JER does.
@@ -115,7 +115,7 @@ def test_equals_an_event_sweep(reference, hypothesis, collar):
 
 
 @given(spans("AB"), st.sampled_from([1.0, 1.5]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_trivial_detector(reference, more):
     assume(reference)
     duration = max(s[2] for s in reference) + more
@@ -128,7 +128,7 @@ def test_the_trivial_detector(reference, more):
 
 
 @given(spans("AB"), spans("01"))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_own_overlaps_change_nothing(reference, hypothesis):
     doubled = merge_own(reference + [(s, a, a + 0.6 * (b - a)) for s, a, b in reference] + reference)
     assert doubled == merge_own(reference)

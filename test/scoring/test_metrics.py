@@ -34,7 +34,7 @@ def test_worked_checks():
 
 
 @given(SPEAKERS, SPEAKERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_cp_is_the_minimum_over_all_permutations(reference, hypothesis):
     n = max(len(reference), len(hypothesis))
     refs = list(reference.values()) + [[]] * (n - len(reference))
@@ -47,7 +47,7 @@ def test_cp_is_the_minimum_over_all_permutations(reference, hypothesis):
 
 
 @given(SPEAKERS, SPEAKERS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_exact_orc_is_never_above_cp(reference, hypothesis):
     errors, exact = orc(list(reference.values()), hypothesis)
     assert exact and errors.errors <= cp(reference, hypothesis)[0].errors
@@ -55,7 +55,7 @@ def test_exact_orc_is_never_above_cp(reference, hypothesis):
 
 
 @given(TOKENS, TOKENS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_edit_and_align_agree(reference, hypothesis):
     errors = edit(reference, hypothesis)
     pairs = align(reference, hypothesis)

@@ -44,7 +44,7 @@ def test_rounding_is_that_of_libsndfile(dtype):
     assert np.array_equal(quantise(samples * dtype(32768)), by_libsndfile(samples))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([32, 64]).flatmap(lambda width: arrays(
     f"float{width}", 20, elements=st.floats(-3, 3, width=width))))
 def test_rounding_is_that_of_libsndfile_for_any_number(samples):

@@ -28,7 +28,7 @@ def mixture_of(parts, noise=None, scale=1.0, tail=200):
     return Mixture("m", RATE, length, tuple(parts), noise, scale=scale)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mixture_is_the_sum_of_its_parts(sources, noise_scp, rir_scp, data):
     rirs, noises = (sorted(read_map(scp).values()) for scp in (rir_scp, noise_scp))

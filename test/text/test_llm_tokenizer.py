@@ -35,7 +35,7 @@ def tokens(tokenizer, text):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=30))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_there_and_back(made, kind, text):
     tokenizer = made[kind]
     # What has the form of a special token or of a byte is one.

@@ -1,7 +1,7 @@
 """What may be a registered name."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
@@ -56,7 +56,6 @@ IDS = st.one_of(st.text(max_size=6), st.sampled_from(["1", "S1", "spk1", "spk 1"
 
 
 @given(st.lists(IDS, max_size=8))
-@settings(deadline=None)
 def test_every_speaker_gets_a_name(speakers):
     names = name_speakers(speakers)
     assert list(names) == list(dict.fromkeys(speakers))

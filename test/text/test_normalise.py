@@ -44,7 +44,7 @@ def test_none_only_collapses_white_space():
 
 
 @given(st.text(), st.sampled_from(PROFILES))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_profiles_are_idempotent(text, profile):
     once = normalise(text, profile)
     assert normalise(once, profile) == once
@@ -52,7 +52,7 @@ def test_profiles_are_idempotent(text, profile):
 
 
 @given(st.text(alphabet="ab 好。<>silspace-%'’ＡＺ，", max_size=30), st.sampled_from(PROFILES))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_profiles_are_idempotent_near_tags(text, profile):
     once = normalise(text, profile)
     assert normalise(once, profile) == once
@@ -65,7 +65,7 @@ def test_all_texts_at_once_are_as_each_alone(texts, profile):
 
 
 @given(st.text())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_units_keep_every_character(text):
     bare = "".join(text.split())
     for unit in ("word", "char", "mixed"):

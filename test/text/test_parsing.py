@@ -73,7 +73,7 @@ def test_text_without_any_label_is_unparsable(fmt, text):
 
 @pytest.mark.parametrize("fmt", FORMATS)
 @given(text=ANY, names=st.lists(st.sampled_from(["Mike", "张三", "001-M"]), unique=True))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_string_is_parsed(fmt, text, names):
     found = parse_output(text, fmt, names)
     assert all(speaker and said and said == " ".join(said.split()) for speaker, said in found.turns)
@@ -87,7 +87,7 @@ def test_any_string_is_parsed(fmt, text, names):
 
 @pytest.mark.parametrize("fmt", FORMATS)
 @given(segments=SEGMENTS, named=st.booleans(), pause=st.sampled_from([0.5, 1.0, float("inf")]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_learnt_is_parsed_back(fmt, segments, named, pause):
     names = NAMES if named else {}
     pieces = build_target(segments, fmt, names, pause)

@@ -67,7 +67,7 @@ def test_random_is_seeded_and_differs_by_session():
 
 @given(SEGMENTS, st.sampled_from([o for o in ORDERS if o != "input"]),
        st.sampled_from([r for r in TIE_RULES if r != "input"]), st.sampled_from(["talker", "utterance"]), st.randoms())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_order_of_the_input_does_not_matter(segments, order, tie_rule, unit, rng):
     policy = Order(order, tie_rule, unit=unit)
     shuffled = segments[:]
@@ -76,7 +76,7 @@ def test_the_order_of_the_input_does_not_matter(segments, order, tie_rule, unit,
 
 
 @given(SEGMENTS, st.sampled_from(ORDERS), st.sampled_from(["talker", "utterance"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_word_is_lost(segments, order, unit):
     said = sorted(itertools.chain.from_iterable(s["words"].split() for s in segments))
     items = turns(segments, Order(order, unit=unit))

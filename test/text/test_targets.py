@@ -5,7 +5,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
@@ -55,7 +55,6 @@ def test_names_and_numbers_by_first_appearance():
 
 
 @given(SEGMENTS, st.sampled_from(FORMATS), st.randoms())
-@settings(deadline=None)
 def test_the_order_of_segments_and_registrations_does_not_matter(segments, fmt, rng):
     names = {"A": "Mike", "B": "Lucy", "X": "Jack"}
     shuffled, mixed = segments[:], list(names.items())
@@ -113,7 +112,6 @@ def test_marks_in_the_text_are_cleaned_and_counted(text, fmt, expected, count):
 
 
 @given(st.text(max_size=40), st.sampled_from(FORMATS))
-@settings(deadline=None)
 def test_what_is_clean_stays(text, fmt):
     once, _ = clean(text, fmt)
     assert clean(once, fmt) == (once, 0)
@@ -130,7 +128,6 @@ def test_tokens_types_and_weights():
 
 
 @given(SEGMENTS, st.sampled_from(FORMATS), st.sampled_from([0.5, math.inf]))
-@settings(deadline=None)
 def test_tokens_fit_together(segments, fmt, pause):
     pieces = build_target(segments, fmt, pause=pause)
     encoded = encode_target(pieces, Letters())

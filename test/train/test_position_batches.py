@@ -31,7 +31,7 @@ def row_size(clips: dict[str, Size], row: str) -> tuple[float, int, int]:
                                                                                                for p in parts))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(0, 2**40), st.sampled_from([None, Concatenation(30.0, 5),
                                                                    Concatenation(30.0, 5, 10.0, shared=True)]))
 def test_limits_hold_and_each_clip_comes_once(number: int, seed: int, rows: Optional[Concatenation]) -> None:
