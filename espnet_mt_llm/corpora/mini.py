@@ -8,7 +8,9 @@ the speakers and every sentence (a sentence belongs to one split, by its hash). 
 Beside each split there is its crowd, many voices that say little: each variant of the split at four pitches and speeds,
 in training also twelve times with a vocal tract of another length (what is spoken is resampled, which moves the
 formants), and in the test eight further variants. 768 + 24 + 64 speakers, called by names of three or four letters; 8,
-8 and 16 utterances each, 3.5 hours. Conversations are made of them, and others than who talks can be registered.
+8 and 16 utterances each. The crowd of the test is there twice: as it is, where several speakers are one voice at another
+pitch, and each with a vocal tract of its own, as people have (``test_tracts_crowd``, 64 speakers more). 4 hours.
+Conversations are made of them, and others than who talks can be registered.
 Silence before and after is cut to 20 ms, so segments are tight. The recordings lie in ``<root>/<lang>/<speaker>/``.
 """
 
@@ -24,8 +26,10 @@ from espnet_mt_llm.corpora.espeak import speak
 from espnet_mt_llm.datadir.audio import duration, write_audio
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id
 
-NUM_UTTERANCES = {"train": 2400, "dev": 200, "test": 300, "train_crowd": 6144, "dev_crowd": 192, "test_crowd": 1024}
-DEBUG_NUM_UTTERANCES = {"train": 96, "dev": 12, "test": 16, "train_crowd": 32, "dev_crowd": 24, "test_crowd": 32}
+NUM_UTTERANCES = {"train": 2400, "dev": 200, "test": 300, "train_crowd": 6144, "dev_crowd": 192, "test_crowd": 1024,
+                  "test_tracts_crowd": 1024}
+DEBUG_NUM_UTTERANCES = {"train": 96, "dev": 12, "test": 16, "train_crowd": 32, "dev_crowd": 24, "test_crowd": 32,
+                        "test_tracts_crowd": 32}
 RATE = 16000
 _VERSION = 1  # of the making; another one makes the recordings again
 
@@ -40,6 +44,7 @@ VARIANTS = {
 # Of the crowd of the test alone; a recogniser makes as many errors on them as on the others.
 MORE_VARIANTS = {"test": "Jacky Storm Tweaky marcelo ed klatt klatt4 klatt5".split()}
 CROWD = "_crowd"
+TRACTS = "test_tracts"  # the crowd of the test with vocal tracts of their own
 _CONSONANTS, _VOWELS = "bdfghjklmnrtvz", "aeiou"
 _PITCHES = 4
 _REGISTERS = {"train": 16}  # voices of a variant in a crowd, default: one of each pitch
@@ -155,18 +160,26 @@ def speakers_of(name: str, seed: int) -> list[Speaker]:
     return found
 
 
-def _crowd_of(split: str, seed: int) -> list[Speaker]:
-    """Return the crowd of a split: all variants in the first register, then all in the second one, and so on."""
-    ids = iter(_names(split, seed))
+def _crowd_of(name: str, seed: int) -> list[Speaker]:
+    """Return a crowd: all variants in the first register, then all in the second one, and so on."""
+    ids, split = iter(_names(name, seed)), _split(name)
     found = []
     for register in range(_registers(split)):
         for variant in _crowd_variants(split):
             chance = Chance(seed, "mini crowd", variant, register)
             speed, pitch = 140 + chance.index(51), 20 + 15 * (register % _PITCHES) + chance.index(6)
             pitch_range = 35 + chance.index(31)
-            formants = 100 if register < _PITCHES else 86 + chance.index(31)
+            formants = 100
+            if register >= _PITCHES:
+                formants = 86 + chance.index(31)
+            elif name == TRACTS:  # longer ones have lower voices
+                formants = 86 + 8 * register + chance.index(6)
             found.append(Speaker(next(ids), variant, speed, pitch, pitch_range, formants))
     return found
+
+
+def _split(name: str) -> str:
+    return "test" if name == TRACTS else name
 
 
 def _crowd_variants(split: str) -> list[str]:
@@ -177,16 +190,17 @@ def _registers(split: str) -> int:
     return _REGISTERS.get(split, _PITCHES)
 
 
-def _names(split: str, seed: int) -> list[str]:
-    """Return the names of the crowd of a split, drawn from all of three letters that sound like one, then of four."""
+def _names(crowd: str, seed: int) -> list[str]:
+    """Return the names of a crowd, drawn from all of three letters that sound like one, then of four."""
     three = [a + b + c for a in _CONSONANTS for b in _VOWELS for c in "lmnrs"]
     drawn = iter(Chance(seed, "mini names").sample(three, len(three)))
-    taken = {name: [next(drawn) for _ in range(_PITCHES * len(_crowd_variants(name)))] for name in VARIANTS}
+    taken = {name: [next(drawn) for _ in range(_PITCHES * len(_crowd_variants(_split(name))))]
+             for name in (*VARIANTS, TRACTS)}
     four = [a + b + c + d for a in _CONSONANTS for b in _VOWELS for c in _CONSONANTS for d in _VOWELS]
     drawn = iter(Chance(seed, "mini longer names").sample(four, len(four)))
     for name in VARIANTS:
         taken[name] += [next(drawn) for _ in range((_registers(name) - _PITCHES) * len(_crowd_variants(name)))]
-    return taken[split]
+    return taken[crowd]
 
 
 def split_of(sentence: str) -> str:
@@ -207,7 +221,7 @@ def draw_recordings(name: str, number: int, lang: str, root: Path, seed: int) ->
         speaker = speakers[index // block * together + index % together]
         chance = Chance(seed, "mini", lang, name, index)
         text = grammar.draw(chance)
-        while split_of(text) != name.removesuffix(CROWD):
+        while split_of(text) != _split(name.removesuffix(CROWD)):
             text = grammar.draw(chance)
         out = root / lang / speaker.id / f"mini_{lang}_{name}_{index:05d}.flac"
         recordings.append(_Recording(str(out), f"{grammar.voice}+{speaker.variant}", text, speaker))

@@ -66,6 +66,7 @@ class SpeechLLM(MultiTalkerModel):
         floor: of the adaptive threshold, in nats.
         voice_weight: of the losses of ``voice`` and ``answer_voice``, which are added.
         voice_layer: how many layers the hidden states of ``answer_voice`` have behind them.
+        voice_scale: of both losses, with which a voice is told from the others, too; None without.
     """
 
     def __init__(self, llm: LLM, encoder: Optional[SpeechEncoder] = None, adapter: Optional[Projector] = None,
@@ -74,7 +75,8 @@ class SpeechLLM(MultiTalkerModel):
                  registration: Optional[RegistrationProjector] = None, voice: Optional[VoiceLoss] = None,
                  answer_voice: Optional[VoiceLoss] = None, chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1),
                  raw_chunks: bool = False, loss: str = "ce", threshold: Union[str, float] = "adaptive",
-                 floor: float = 2.0, voice_weight: float = 0.0, voice_layer: Optional[int] = None) -> None:
+                 floor: float = 2.0, voice_weight: float = 0.0, voice_layer: Optional[int] = None,
+                 voice_scale: Optional[float] = None) -> None:
         super().__init__()
         if loss not in MODES:
             raise ValueError(f"loss: '{loss}'; {nearest(str(loss), MODES)}")
@@ -84,13 +86,15 @@ class SpeechLLM(MultiTalkerModel):
         if voice_layer is not None and not (voice_weight and 1 <= voice_layer <= layers):
             raise ValueError(f"voice_layer: {voice_layer} of {layers} layers, with voice_weight {voice_weight:g}; "
                              f"expected 1 to {layers}, and a weight above 0")
+        if voice_scale is not None and not (voice_weight and voice_scale > 0):
+            raise ValueError(f"voice_scale: {voice_scale}, with voice_weight {voice_weight:g}; expected both above 0")
         self.llm, self.encoder, self.adapter, self.layout = llm, encoder, adapter, layout
         self.speaker_encoder, self.speaker_stream = speaker_encoder, speaker_stream
         self.speaker_adapter, self.registration = speaker_adapter, registration
         self.voice, self.answer_voice = voice, answer_voice
         self.chunk_sizes, self.raw_chunks = tuple(chunk_sizes), raw_chunks
         self.loss, self.threshold, self.floor = loss, threshold, floor
-        self.voice_weight, self.voice_layer = voice_weight, voice_layer
+        self.voice_weight, self.voice_layer, self.voice_scale = voice_weight, voice_layer, voice_scale
         self._unchanged: dict[str, Unchanged] = {}
 
     def train(self, mode: bool = True) -> "SpeechLLM":
@@ -268,12 +272,12 @@ class SpeechLLM(MultiTalkerModel):
         stats, loss = self._statistics(result, logits, target, types), result.loss
         away = {}
         if self.voice is not None and talking is not None:
-            away["loss_voice"] = self.voice(audio[0], voices, talking)
+            away["loss_voice"] = self.voice(audio[0], voices, talking, self.voice_scale)
         if self.answer_voice is not None and saying is not None:
             if self.loss == "balanced" and self.threshold == 0:
                 # Labels alone are learnt: elsewhere nothing may tell whether a turn goes on.
                 saying = saying.masked_fill(types != SPEAKER, 0)
-            away["loss_answer_voice"] = self.answer_voice(middle, voices, saying)
+            away["loss_answer_voice"] = self.answer_voice(middle, voices, saying, self.voice_scale)
         for name, value in away.items():
             loss = loss + self.voice_weight * value
             stats |= {"loss": loss.detach(), name: value.detach()}

@@ -84,7 +84,7 @@ class SpeechLLMTask(MultiTalkerTask):
             ("speaker_stream", "its convolution: output_size"), ("speaker_adapter", "its adapter: hidden"),
             ("layout", "the layout: chunk, speaker_ratio, anchors"),
             ("llm", "the language model: checkpoint or config, lora, dtype, gradient_checkpointing, attention"),
-            ("model", "the loss: loss, threshold, floor, voice_weight, voice_layer"),
+            ("model", "the loss: loss, threshold, floor, voice_weight, voice_layer, voice_scale"),
         ):
             group.add_argument(f"--{name}_conf" if name != "encoder_lora" else "--encoder_lora",
                                action=NestedDictAction, default={}, help=f"arguments of {what}")

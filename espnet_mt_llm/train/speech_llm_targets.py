@@ -94,8 +94,8 @@ class SpeechLLMTargets:
 
         Returns:
             ``prompt`` ``(P,)``, ``target``, ``types``, ``weights``, ``overlapped`` ``(U,)`` and, with registration,
-            ``enrolled`` ``(R, E)``, beside the audio; for the losses of voices ``voices`` ``(S, E)``, ``talking``
-            ``(T,)`` and ``saying`` ``(U,)``, whose voice a model should have in mind where it predicts each token.
+            ``enrolled`` ``(R, E)``, beside the audio; for the losses of voices ``voices`` ``(S, E)``, those of
+            the clip and of the others who are registered, ``talking`` ``(T,)`` and ``saying`` ``(U,)``, whose voice a model should have in mind where it predicts each token.
 
         Raises:
             UserError: more speakers than ids, or audio that does not fit.
@@ -123,7 +123,9 @@ class SpeechLLMTargets:
                 # Nobody is heard in what he is registered from: an equal voice would be found without comparing.
                 besides = () if self.with_audio else {name for each in registered.stretches for name in each}
                 own = self.registrar.own(clips, speakers, chance, besides)
-                arrays["voices"] = voices(own, self.embeddings, self.embedding_size)
+                others = [k for k, spk in enumerate(registered.speakers) if spk not in own.speakers]
+                arrays["voices"] = np.concatenate([voices(own, self.embeddings, self.embedding_size),
+                                                   arrays["enrolled"][others]])
                 number = {spk: k for k, spk in enumerate(own.speakers, 1)}
                 arrays["saying"] = np.array([number.get(spk, 0) for spk in _saying(target)], dtype=np.int64)
                 if self.with_audio:

@@ -108,18 +108,22 @@ def test_speakers():
 def test_a_system_with_registration_draws_the_names_of_dev_and_test(repository):
     names = (repository / "egs2/mini/mtasr1/conf/names").read_text().split()
     assert len(names) == len(set(names)) == 350
-    for split in ("dev", "test"):
-        assert {s.id for s in mini.speakers_of(split + mini.CROWD, 1)} <= set(names)
+    for crowd in ("dev", "test", mini.TRACTS):
+        assert {s.id for s in mini.speakers_of(crowd + mini.CROWD, 1)} <= set(names)
 
 
 def test_crowds():
-    crowds = {name: mini.speakers_of(name + mini.CROWD, 1) for name in mini.VARIANTS}
-    assert {name: len(speakers) for name, speakers in crowds.items()} == {"train": 768, "dev": 24, "test": 64}
+    crowds = {name: mini.speakers_of(name + mini.CROWD, 1) for name in (*mini.VARIANTS, mini.TRACTS)}
+    assert {name: len(speakers) for name, speakers in crowds.items()} == \
+        {"train": 768, "dev": 24, "test": 64, mini.TRACTS: 64}
     everybody = [s for speakers in crowds.values() for s in speakers]
     assert len({s.id for s in everybody}) == len(everybody) == len({replace(s, id="") for s in everybody})
     assert {s.formants for name in ("dev", "test") for s in crowds[name]} == {100}
     formants = [s.formants for s in crowds["train"]]
     assert set(formants[:192]) == {100} and min(formants) == 86 and max(formants) == 116
+    tracts = crowds[mini.TRACTS]  # the same voices, but none with the vocal tract of another one of its variant
+    assert [replace(s, id="", formants=100) for s in tracts] == [replace(s, id="") for s in crowds["test"]]
+    assert len({(s.variant, s.formants) for s in tracts}) == 64
     for name, speakers in crowds.items():  # all speak as often as the others
         number = mini.NUM_UTTERANCES[name + mini.CROWD]
         spoken = [r.speaker.id for r in mini.draw_recordings(name + mini.CROWD, number, "en", Path("x"), 1)]

@@ -187,13 +187,14 @@ def test_no_mask_is_the_loss_of_the_stage_before() -> None:
     assert 0 <= stats["masked_clean"] <= 1 and 0 <= stats["masked_overlapped"] <= 1
 
 
-def test_the_loss_of_voices_is_added_and_reaches_the_adapter() -> None:
+@pytest.mark.parametrize("scale", [None, 8.0])
+def test_the_loss_of_voices_is_added_and_reaches_the_adapter(scale: Optional[float]) -> None:
     talking = torch.tensor([[1, 1, 0, 2], [0, 1, 1, 0], [0] * 4])
     batch = {**batch_of(), "voices": torch.randn(3, 2, E), "talking": talking}
-    model = model_of("semantic", voice=VoiceLoss(H, E), voice_weight=0.5)
+    model = model_of("semantic", voice=VoiceLoss(H, E), voice_weight=0.5, voice_scale=scale)
     loss, stats, _ = model(**batch)
     frames, _ = model.positions(model.hear(batch["speech"], batch["speech_lengths"]))
-    away = model.voice(frames, batch["voices"], batch["talking"])
+    away = model.voice(frames, batch["voices"], batch["talking"], scale)
     torch.testing.assert_close(loss.squeeze(), model_of("semantic")(**batch)[0].squeeze() + 0.5 * away)
     torch.testing.assert_close(stats["loss_voice"].squeeze(), away.detach())
     (grad,) = torch.autograd.grad(away, model.encoder.first.weight)
@@ -206,7 +207,8 @@ def test_the_loss_of_voices_in_answers_is_of_the_states_that_predict(layout: str
     """Of each token; where labels alone are learnt, of each label."""
     batch = {**batch_of(), "voices": torch.randn(3, 2, E), "saying": torch.tensor([[1] * 4 + [0] * 2, [0] * 6,
                                                                                    [1, 1, 2, 2, 2, 0]])}
-    model = model_of(layout, answer_voice=VoiceLoss(H, E), voice_weight=0.5, voice_layer=1, **loss)
+    model = model_of(layout, answer_voice=VoiceLoss(H, E), voice_weight=0.5, voice_layer=1, voice_scale=8.0,
+                     **loss)
     whose = batch["saying"] if not loss else torch.where(batch["types"] == SPEAKER, batch["saying"], 0)
     assert (whose > 0).sum() == (2 if loss else 9)
     with torch.no_grad():
@@ -215,7 +217,7 @@ def test_the_loss_of_voices_in_answers_is_of_the_states_that_predict(layout: str
                                      batch["prompt_lengths"], batch["enrolled"])
         _, states = model.llm.states(torch.cat([embeds, model.llm.embed(batch["target"])], 1),
                                      torch.cat([mask, torch.ones_like(batch["target"])], 1), 1)
-        away = model.answer_voice(states[:, mask.size(1) - 1 : -1], batch["voices"], whose)
+        away = model.answer_voice(states[:, mask.size(1) - 1 : -1], batch["voices"], whose, 8.0)
         torch.testing.assert_close(stats["loss_answer_voice"].squeeze(), away)
         torch.testing.assert_close(total.squeeze(), model_of(layout, **loss)(**batch)[0].squeeze() + 0.5 * away)
 

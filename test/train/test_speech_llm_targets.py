@@ -163,6 +163,23 @@ def test_nobody_is_heard_in_what_he_is_registered_from(tokenizer: LLMTokenizer, 
         assert heard[0] not in registered and heard[0] < 4
 
 
+def test_others_who_are_registered_have_voices_too(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
+    """They come after those of the clip, and nothing in the clip is theirs."""
+    targets = SpeechLLMTargets(tokenizer, Writing("speakerlm", "speakerlm"), train=True, with_voices=True,
+                               registrar=Registrar(pool(tmp_path), Registering("over", max_distractors=2)))
+    targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
+                                                  for i, s in enumerate("ABDF")}, 3
+    targets.frame_shift = 0.1
+    found = set()
+    for _ in range(30):
+        arrays = targets("c1 c2", {"speech": (clip(), clip()), "supervision": (ONE, TWO)})
+        own, others = arrays["voices"][:2, 0].tolist(), arrays["voices"][2:, 0].tolist()
+        assert own == [0.0, 1.0] and sorted(own + others) == sorted(arrays["enrolled"][:, 0].tolist())
+        assert max(arrays["saying"]) == max(arrays["talking"]) == 2
+        found.add(frozenset(others))
+    assert found == {frozenset({2.0}), frozenset({3.0}), frozenset({2.0, 3.0})}
+
+
 def test_a_turn_of_several_utterances_has_one_voice(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
     targets = SpeechLLMTargets(tokenizer, Writing("speakerlm", "speakerlm"), with_audio=False, with_voices=True,
                                registrar=Registrar(pool(tmp_path), Registering("none")))
