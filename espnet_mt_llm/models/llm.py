@@ -183,7 +183,8 @@ def _fresh(config: Mapping[str, Any], dtype: torch.dtype, attention: str, tokeni
     kind = values.pop("model_type", "qwen2")
     if kind not in CONFIG_MAPPING:
         raise UserError(f"llm_conf: config: model_type '{kind}'; {nearest(str(kind), CONFIG_MAPPING.keys())}")
-    valid = [f.name for f in fields(CONFIG_MAPPING[kind])]
+    # The attention of Llama's kin, Qwen2's too, reads head_dim, whether or not its configuration names it.
+    valid = list(dict.fromkeys([*(f.name for f in fields(CONFIG_MAPPING[kind])), "head_dim"]))
     for key in values:
         if key not in valid:
             raise UserError(f"llm_conf: config: unknown key '{key}'; {nearest(str(key), valid)}")

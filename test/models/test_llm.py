@@ -107,6 +107,16 @@ def test_adapters_change_nothing_at_first(directory: Path) -> None:
     assert layers == {"up_proj", "q_proj"}
 
 
+def test_heads_wider_than_their_share_turn_slower_with_a_larger_base(directory: Path) -> None:
+    """Rotary embedding (arXiv 2104.09864): the k-th pair of D dimensions turns by base^(-2k / D) a position."""
+    config = {**SIZES, "num_attention_heads": 4, "head_dim": 24,
+              "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    tokenizer = load_tokenizer(directory)
+    llm = load_llm(config=config, tokenizer=tokenizer, published_tokens=len(tokenizer))
+    assert llm.model.model.layers[0].self_attn.q_proj.out_features == 96
+    torch.testing.assert_close(llm.model.model.rotary_emb.inv_freq, 5e5 ** (-torch.arange(0, 24, 2) / 24))
+
+
 @pytest.mark.parametrize("conf, message", [
     ({"checkpoint": ""}, "give 'checkpoint' or 'config', one of them; download Qwen"),
     ({"checkpoint": "nowhere"}, "nowhere/config.json: no such file; download Qwen/Qwen2.5"),
