@@ -6,7 +6,8 @@ cd "$(dirname "$0")"
 # A system that writes down whole conversations is tested on conversations.
 test_sets="test_1mix test_2mix test_3mix"
 case " $*" in
-    *" --system dual"* | *" --system speakerlm"*) test_sets=test_conv ;;
+    *" --system dual"*) test_sets=test_conv ;;
+    *" --system speakerlm"*) test_sets="test_conv test_conv_tracts" ;; # here others are registered, too
 esac
 
 ./mtasr.sh \
