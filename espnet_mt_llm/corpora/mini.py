@@ -8,9 +8,9 @@ the speakers and every sentence (a sentence belongs to one split, by its hash). 
 Beside each split there is its crowd, many voices that say little: each variant of the split at four pitches and speeds,
 in training also twelve times with a vocal tract of another length (what is spoken is resampled, which moves the
 formants), and in the test eight further variants. 768 + 24 + 64 speakers, called by names of three or four letters; 8,
-8 and 16 utterances each. The crowd of the test is there twice: as it is, where several speakers are one voice at another
-pitch, and each with a vocal tract of its own, as people have (``test_tracts_crowd``, 64 speakers more). 4 hours.
-Conversations are made of them, and others than who talks can be registered.
+8 and 16 utterances each. The crowd of the test is there once more (``test_tracts_crowd``), each of its 64 speakers with
+a vocal tract of his own, as people have: without it several are one voice at another pitch. 4 hours. Conversations are
+made of crowds, and others than who talks can be registered.
 Silence before and after is cut to 20 ms, so segments are tight. The recordings lie in ``<root>/<lang>/<speaker>/``.
 """
 

@@ -94,8 +94,9 @@ class SpeechLLMTargets:
 
         Returns:
             ``prompt`` ``(P,)``, ``target``, ``types``, ``weights``, ``overlapped`` ``(U,)`` and, with registration,
-            ``enrolled`` ``(R, E)``, beside the audio; for the losses of voices ``voices`` ``(S, E)``, those of
-            the clip and of the others who are registered, ``talking`` ``(T,)`` and ``saying`` ``(U,)``, whose voice a model should have in mind where it predicts each token.
+            ``enrolled`` ``(R, E)``, beside the audio; for the losses of voices ``voices`` ``(S, E)``, those of the clip
+            and then those of others who are registered, ``talking`` ``(T,)`` and ``saying`` ``(U,)``, whose voice a
+            model should have in mind where it predicts each token.
 
         Raises:
             UserError: more speakers than ids, or audio that does not fit.

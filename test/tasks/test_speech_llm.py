@@ -341,7 +341,7 @@ def test_debug_run(root: Path, work: Path) -> None:
     ({"model_conf": {"voice_weight": 1}, "speaker_encoder": None}, "voice_weight: speaker_encoder is missing"),
     ({"model_conf": {"voice_weight": 1, "voice_layer": 9}}, "voice_layer: 9 of 2 layers, with voice_weight"),
     ({"model_conf": {"voice_layer": 1}}, "expected 1 to 2, and a weight above 0"),
-    ({"model_conf": {"voice_weight": 1, "voice_scale": 0}}, "voice_scale: 0, with voice_weight 1; expected both above 0"),
+    ({"model_conf": {"voice_weight": 1, "voice_scale": 0}}, "voice_scale: 0, with voice_weight 1; expected both"),
     ({"model_conf": {"voice_scale": 20}}, "voice_scale: 20, with voice_weight 0"),
     ({"concatenate": {"second": 3}}, r"concatenate: unknown key 'second'; did you mean 'seconds'\?"),
     ({"concatenate": {"seconds": 3}, "batch_positions": 0}, "concatenate needs batch_positions"),
