@@ -184,7 +184,7 @@ def _fresh(config: Mapping[str, Any], dtype: torch.dtype, attention: str, tokeni
     if kind not in CONFIG_MAPPING:
         raise UserError(f"llm_conf: config: model_type '{kind}'; {nearest(str(kind), CONFIG_MAPPING.keys())}")
     # The attention of Llama's kin, Qwen2's too, reads head_dim, whether or not its configuration names it.
-    valid = list(dict.fromkeys([*(f.name for f in fields(CONFIG_MAPPING[kind])), "head_dim"]))
+    valid = {"head_dim", *(f.name for f in fields(CONFIG_MAPPING[kind]))}
     for key in values:
         if key not in valid:
             raise UserError(f"llm_conf: config: unknown key '{key}'; {nearest(str(key), valid)}")
