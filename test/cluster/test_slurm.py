@@ -13,6 +13,7 @@ import pytest
 from espnet_mt_llm.cluster.grammar import parse
 from espnet_mt_llm.cluster.slurm import array_of, script_of, submission
 from espnet_mt_llm.cluster.slurm_conf import read
+from espnet_mt_llm.cluster.task import ended
 from espnet_mt_llm.common import UserError
 
 TEMPLATE_CONF = "egs2/TEMPLATE/mtasr1/conf/slurm.conf"
@@ -123,7 +124,8 @@ def test_a_job_that_slurm_kills_counts_as_failed(recipe, tmp_path: Path) -> None
     launcher = recipe("--name", "victim", "JOB=1:2", "log/x.JOB.log", "bash", "-c",
                       "[ JOB = 1 ] || { echo up; sleep 60; }")
     log = tmp_path / "log/x.2.log"
-    wait_for(lambda: log.exists() and "\nup\n" in log.read_text())
+    # Slurm may start the second task before the first one has ended, which would be killed as well.
+    wait_for(lambda: ended(tmp_path / "log/x.1.log") == 0 and log.exists() and "\nup\n" in log.read_text())
     subprocess.run(["scancel", "--name", "victim"], env=recipe.environment, check=True)
     code, err = finish(launcher)
     assert code != 0 and "1 / 2 failed; job 2" in err
