@@ -260,7 +260,7 @@ class SpeechLLM(MultiTalkerModel):
         audio = None if heard is None else self.positions(heard)
         known = length_mask(target_lengths, target.size(1))
         types = types.masked_fill(~known, PAD)
-        logits, middle = self._predict(prompt, prompt_lengths, target, known, audio, enrolled, utt_id)
+        logits, middle = self.predict(prompt, prompt_lengths, target, target_lengths, audio, enrolled, utt_id)
         ce = token_cross_entropy(logits, target.masked_fill(~known, -1))
         finite = torch.isfinite(ce).all(1)
         if not finite.all():
@@ -283,15 +283,21 @@ class SpeechLLM(MultiTalkerModel):
             stats |= {"loss": loss.detach(), name: value.detach()}
         return force_gatherable((loss, stats, ce.new_tensor(float(len(target)))), ce.device)
 
-    def _predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor, known: torch.Tensor,
-                 audio: Optional[tuple[torch.Tensor, torch.Tensor]], enrolled: Optional[torch.Tensor],
-                 utt_id: Optional[Sequence[str]]) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+    def predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor,
+                target_lengths: torch.Tensor, audio: Optional[tuple[torch.Tensor, torch.Tensor]] = None,
+                enrolled: Optional[torch.Tensor] = None, utt_id: Optional[Sequence[str]] = None
+                ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         """Return the logits ``(B, U, V)`` of each target token, given those before it, and the states ``(B, U, H)``
         behind ``voice_layer`` (None without it) that predict it.
 
         Clips are padded at their ends alone, so that no mask is needed; the output layer, most of the work of a small
         model with a large vocabulary, sees the target only.
+
+        Args:
+            prompt, target, enrolled, utt_id: see :meth:`forward`.
+            audio: what :meth:`positions` gives.
         """
+        known = length_mask(target_lengths, target.size(1))
         tokens = torch.cat([prompt, target], dim=1)
         valid = torch.cat([length_mask(prompt_lengths, prompt.size(1)), known], dim=1)
         embeds, inside = self._assemble(tokens, valid, audio, enrolled, utt_id, left=False)

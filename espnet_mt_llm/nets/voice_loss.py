@@ -28,6 +28,10 @@ class VoiceLoss(torch.nn.Linear):
     def __init__(self, size: int, embedding_size: int) -> None:
         super().__init__(size, embedding_size)
 
+    def found(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the voices ``(N, E)`` of length 1 that ``states`` ``(N, H)`` tell."""
+        return F.normalize(super().forward(states.float()), dim=-1)
+
     def forward(self, states: torch.Tensor, voices: torch.Tensor, whose: torch.Tensor, scale: Optional[float] = None
                 ) -> torch.Tensor:
         """Return the loss, 0 where no state belongs to a voice.
@@ -44,7 +48,7 @@ class VoiceLoss(torch.nn.Linear):
             return states.sum() * 0.0
         own = whose[clip, place] - 1
         with torch.autocast(states.device.type, enabled=False):
-            found = F.normalize(super().forward(states[clip, place].float()), dim=-1)
+            found = self.found(states[clip, place])
             voices = F.normalize(voices.float(), dim=-1)
             loss = (1 - (found * voices[clip, own]).sum(-1)).mean()
             if scale is None:

@@ -54,13 +54,7 @@ def complete(factory: SequenceIterFactory, model: SpeechLLM, device: str = "cpu"
     """Give the data of ``factory`` the embeddings of registered voices, and frames in place of audio, as it asks."""
     dataset: ESPnetDataset = factory.dataset
     targets: SpeechLLMTargets = dataset.preprocess
-    if targets.registrar is not None and model.speaker_encoder is not None:
-        targets.embeddings = stretch_embeddings(targets.registrar.dump_dir, model.speaker_encoder, device=device)
-        targets.embedding_size = model.speaker_encoder.embedding_size
-        targets.registrar.know(targets.embeddings)
-    if model.encoder is not None:
-        targets.frame_shift = model.encoder.frame_shift
-        targets.stride = model.adapter.stride
+    introduce(targets, model, device)
     if targets.cache_features:
         sampler = factory.sampler
         clips = sampler.clips if hasattr(sampler, "clips") else [clip for batch in sampler.batches for clip in batch]
@@ -72,6 +66,17 @@ def complete(factory: SequenceIterFactory, model: SpeechLLM, device: str = "cpu"
                                **frames}
         if model.uses_speaker:
             targets.speaker_frames = model.encoder.frame_shift / model.speaker_encoder.frame_shift
+
+
+def introduce(targets: SpeechLLMTargets, model: SpeechLLM, device: str = "cpu") -> None:
+    """Tell ``targets`` what ``model`` makes of the stretches of voices, and how long its frames are."""
+    if targets.registrar is not None and model.speaker_encoder is not None:
+        targets.embeddings = stretch_embeddings(targets.registrar.dump_dir, model.speaker_encoder, device=device)
+        targets.embedding_size = model.speaker_encoder.embedding_size
+        targets.registrar.know(targets.embeddings)
+    if model.encoder is not None:
+        targets.frame_shift = model.encoder.frame_shift
+        targets.stride = model.adapter.stride
 
 
 def encoders_key(model: SpeechLLM) -> str:

@@ -107,12 +107,7 @@ class SpeechLLMTargets:
         arrays, starts = self._audio(clips, data, factor)
         lines = data["supervision"] if len(clips) > 1 else (data["supervision"],)
         segments = self.segments(clips, lines, starts, factor)
-        speakers = list(dict.fromkeys(s["speaker"] for s in sorted(segments, key=lambda s: s["start_time"])))
-        registered = Registered((), {}, ())
-        if self.registrar is not None:
-            seed = (np.random.randint(2**31),) if self.train else (self.registrar.settings.seed, uid)
-            chance = Chance(*seed)
-            registered = self.registrar.draw(clips, speakers, chance)
+        speakers, registered, chance = self.draw(clips, segments)
         target = self.target(segments, registered.names)
         arrays |= {"prompt": np.array(self.prompt([registered.names[s] for s in registered.speakers]), dtype=np.int64),
                    "target": np.array(target.ids, dtype=np.int64), "types": np.array(target.types, dtype=np.int64),
@@ -134,6 +129,19 @@ class SpeechLLMTargets:
                 else:
                     arrays |= self._heard_voices(target, own, arrays, chance)
         return arrays
+
+    def draw(self, clips: Sequence[str], segments: Sequence[Mapping]
+             ) -> tuple[list[str], Registered, Optional[Chance]]:
+        """Return who talks in ``segments``, first come first, who is registered with them, and the chance that goes on.
+
+        Unless in training, it is the same each time.
+        """
+        speakers = list(dict.fromkeys(s["speaker"] for s in sorted(segments, key=lambda s: s["start_time"])))
+        if self.registrar is None:
+            return speakers, Registered((), {}, ()), None
+        seed = (np.random.randint(2**31),) if self.train else (self.registrar.settings.seed, JOINT.join(clips))
+        chance = Chance(*seed)
+        return speakers, self.registrar.draw(clips, speakers, chance), chance
 
     def _heard_voices(self, target: Encoded, own: Registered, arrays: Mapping[str, np.ndarray],
                       chance: Chance) -> dict[str, np.ndarray]:
