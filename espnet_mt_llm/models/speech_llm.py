@@ -21,7 +21,9 @@ from espnet_mt_llm.nets.masks import length_mask
 from espnet_mt_llm.nets.projectors import Projector
 from espnet_mt_llm.nets.registration import RegistrationProjector
 from espnet_mt_llm.nets.runs import run_index
-from espnet_mt_llm.nets.speaker_loss import MODES, PAD, SPEAKER, BalancedLoss, balanced_loss, token_cross_entropy
+from espnet_mt_llm.nets.speaker_loss import (
+    MODES, PAD, SPEAKER, BalancedLoss, balanced_loss, labels_alone, token_cross_entropy,
+)
 from espnet_mt_llm.nets.speaker_stream import SpeakerStream
 from espnet_mt_llm.nets.voice_loss import VoiceLoss
 
@@ -274,7 +276,7 @@ class SpeechLLM(MultiTalkerModel):
         if self.voice is not None and talking is not None:
             away["loss_voice"] = self.voice(audio[0], voices, talking, self.voice_scale)
         if self.answer_voice is not None and saying is not None:
-            if self.loss == "balanced" and self.threshold == 0:
+            if labels_alone(self.loss, self.threshold):
                 # Labels alone are learnt: elsewhere nothing may tell whether a turn goes on.
                 saying = saying.masked_fill(types != SPEAKER, 0)
             away["loss_answer_voice"] = self.answer_voice(middle, voices, saying, self.voice_scale)

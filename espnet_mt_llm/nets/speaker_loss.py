@@ -89,6 +89,11 @@ def adaptive_mask(ce: torch.Tensor, is_text: torch.Tensor, threshold: Union[str,
     raise ValueError(f"threshold: {threshold!r} is neither 'adaptive' nor .inf nor 0")
 
 
+def labels_alone(mode: str, threshold: Union[str, float]) -> bool:
+    """Say whether nothing of L_asr is left in the loss: the ablation without it."""
+    return mode == "balanced" and threshold == 0
+
+
 def balanced_loss(ce: torch.Tensor, types: torch.Tensor, weights: torch.Tensor, mode: str,
                   threshold: Union[str, float] = "adaptive", floor: float = 2.0,
                   overlapped: Optional[torch.Tensor] = None) -> BalancedLoss:
@@ -118,7 +123,7 @@ def balanced_loss(ce: torch.Tensor, types: torch.Tensor, weights: torch.Tensor, 
         raise ValueError(f"unknown loss '{mode}'; {nearest(mode, MODES)}")
     is_text, is_speaker = types == TEXT, types == SPEAKER
     kept = adaptive_mask(ce, is_text, threshold, floor) if mode == "balanced" else is_text
-    learnt = kept if mode == "balanced" and threshold == 0 else kept | (types == CHANGE) | (types == END)
+    learnt = kept if labels_alone(mode, threshold) else kept | (types == CHANGE) | (types == END)
     asr, speaker = _mean(ce, learnt), length_aware_speaker_loss(ce, is_speaker, weights).mean()
     loss = _mean(ce, types != PAD) if mode == "ce" else asr + speaker
     apart = torch.stack([is_text, torch.zeros_like(is_text)] if overlapped is None
