@@ -19,6 +19,14 @@ from espnet2.main_funcs import calculate_all_attentions
 print("said:", calculate_all_attentions.AlignmentModule.__name__)
 """
 
+CHECKS = """
+from espnet_mt_llm.train.espnet import AbsTask, trainer
+def checked(function):
+    return "typeguard" in function.__code__.co_names
+from espnet2.layers.utterance_mvn import UtteranceMVN
+print("said:", [checked(f) for f in (AbsTask.main.__func__, trainer.Trainer.run.__func__, UtteranceMVN.__init__)])
+"""
+
 
 def said(script: str, repository: Path) -> list[str]:
     env = {**os.environ, "PYTHONPATH": str(repository)}
@@ -35,3 +43,7 @@ def test_a_task_does_not_import_what_it_never_calls(repository: Path) -> None:
 def test_who_asks_for_them_gets_them(repository: Path) -> None:
     assert said(ASK, repository) == ["said: Adapter none is not supported.", "said: ['houlsby', 'lora']",
                                      "said: AlignmentModule"]
+
+
+def test_only_the_checks_of_espnet_are_left_out(repository: Path) -> None:
+    assert said(CHECKS, repository) == ["said: [False, False, True]"]
