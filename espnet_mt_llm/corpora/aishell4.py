@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Iterable, Mapping, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, files_by_id, make_sets,
-                                            only_file, remove_set, speech_of, table)
+from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, files_by_id, interval_tiers,
+                                            left_behind, make_sets, only_file, remove_set, speech_of, table)
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.maps import read_text
 from espnet_mt_llm.datadir.operations import combine
 from espnet_mt_llm.datadir.rttm import read_rttm
-from espnet_mt_llm.datadir.textgrid import Tier, read_tiers
+from espnet_mt_llm.datadir.textgrid import Tier
 from espnet_mt_llm.text.normalise import check_profile
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def prepare(root: Pathlike, out: Pathlike, *, dev_sessions: Pathlike, channel: i
     sets["test"] = parts["test"]
     missing = [name for name in sets if not sets[name]]
     if missing:
-        print(f"no sessions in {root} for {', '.join(missing)}, so not prepared")
+        print(f"no sessions in {root} for {', '.join(missing)}, so not prepared{left_behind(Path(out), missing)}")
     problems = Problems(out)
     read = partial(read_meeting, channel=channel, profile=profile)
     summaries = make_sets({name: (meetings[:DEBUG_MEETINGS] if debug else meetings, read)
@@ -169,7 +169,7 @@ def read_meeting(meeting: Meeting, channel: int, profile: str) -> list[Session]:
     folder = Path(meeting.folder)
     audio = only_file(meeting.audio, "audio", folder / "wav")
     textgrid = only_file(meeting.textgrids, "TextGrid", folder / "TextGrid")
-    tiers = [tier for tier in read_tiers(textgrid) if not tier.points]
+    tiers = interval_tiers(textgrid)
     _check_ends(textgrid, tiers)
     spans: dict[str, list] = {}
     for tier in tiers:
@@ -181,7 +181,7 @@ def read_meeting(meeting: Meeting, channel: int, profile: str) -> list[Session]:
 def _speaker(session: str, tier: str, where: str) -> str:
     local = _NOT_IN_IDS.sub("_", tier).strip("_")
     if not local:
-        raise UserError(f"{where}: the tier {tier!r} names no speaker; give it a name of letters and digits")
+        raise at(where, None, f"the tier {tier!r} names no speaker", "give it a name of letters and digits")
     return f"{session}_{local}"
 
 

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Iterator, Mapping, Optional
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, prepare_set, speech_of, table,
-                                            words_of)
+from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, left_behind, prepare_set, speech_of,
+                                            table, words_of)
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.audio import info
 from espnet_mt_llm.datadir.maps import read_text, write_map
@@ -122,7 +122,9 @@ def prepare(root: Pathlike, out: Pathlike, *, channel: int = 1, profile: str = "
         _link(out / "aishell5_eval", "eval2_far")
     if "noise" in folders:
         _list_noise(folders["noise"], out / "noise", problems)
-    print(table(summaries), flush=True)
+    made = {summary.name for summary in summaries}
+    names = [f"{name}_{kind}" for name in dict.fromkeys(_FOLDERS.values()) for kind in ("far", "near")]
+    print(table(summaries) + left_behind(out, [name for name in names if name not in made]), flush=True)
     problems.finish(allow_problems)
     return summaries
 

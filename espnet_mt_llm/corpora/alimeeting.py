@@ -28,10 +28,9 @@ from functools import partial
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_mt_llm.common import Pathlike, UserError
-from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, files_by_id, only_file,
-                                            prepare_sets, speech_of)
-from espnet_mt_llm.datadir.textgrid import read_tiers
+from espnet_mt_llm.common import Pathlike, at
+from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, files_by_id, interval_tiers,
+                                            left_behind, only_file, prepare_sets, speech_of)
 from espnet_mt_llm.text.normalise import check_profile
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ def prepare(root: Pathlike, out: Pathlike, *, channel: int = 1, profile: str = "
     if not sets:
         raise absent(root, "AliMeeting", "ALIMEETING", TREE, f"{URL} ({ARCHIVES}), unpacked into one folder")
     if missing:
-        print(f"not in {root}, so not prepared: {', '.join(missing)}")
+        print(f"not in {root}, so not prepared: {', '.join(missing)}{left_behind(Path(out), missing)}")
     return prepare_sets(sets, out, nj, allow_problems)
 
 
@@ -123,18 +122,17 @@ def read_far(recording: Recording, channel: int, profile: str) -> list[Session]:
     """Read a session: one tier a speaker."""
     audio, textgrid = _files(recording)
     spans: dict[str, list] = {}
-    for tier in read_tiers(textgrid):
-        if not tier.points:
-            spans.setdefault(_speaker(tier.name, recording.meeting), []).extend(tier.spans)
+    for tier in interval_tiers(textgrid):
+        spans.setdefault(_speaker(tier.name, recording.meeting, textgrid), []).extend(tier.spans)
     return [Session(recording.id, audio, speech_of(textgrid, recording.id, spans, profile), channel)]
 
 
 def read_near(recording: Recording, profile: str) -> list[Session]:
     """Read a headset: all tiers are the speaker of the file's name; one who never speaks is left out and logged."""
     audio, textgrid = _files(recording)
-    tiers = [tier for tier in read_tiers(textgrid) if not tier.points]
+    tiers = interval_tiers(textgrid)
     named = recording.id if _SPEAKER.search(recording.id) or not tiers else tiers[0].name
-    spans = {_speaker(named, recording.meeting): [span for tier in tiers for span in tier.spans]}
+    spans = {_speaker(named, recording.meeting, textgrid): [span for tier in tiers for span in tier.spans]}
     segments = speech_of(textgrid, recording.id, spans, profile)
     if not segments:
         log.warning("%s: no speech, so the headset is left out", textgrid)
@@ -157,7 +155,7 @@ def _meeting(stem: str) -> str:
     return "_".join(stem.split("_")[:2])
 
 
-def _speaker(name: str, meeting: str) -> str:
+def _speaker(name: str, meeting: str, textgrid: str) -> str:
     """Return the ``SPK…`` of a tier's or file's name; any other name is known in its meeting only.
 
     Raises:
@@ -168,5 +166,5 @@ def _speaker(name: str, meeting: str) -> str:
         return match.group()
     local = _NOT_IN_IDS.sub("_", name).strip("_")
     if not local:
-        raise UserError(f"{meeting}: the tier {name!r} names no speaker; write SPKxxxx there")
+        raise at(textgrid, None, f"the tier {name!r} names no speaker", "write SPKxxxx there")
     return f"{meeting}_{local}"

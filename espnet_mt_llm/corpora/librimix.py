@@ -35,6 +35,7 @@ Known errors. 16-bit files are not protected from clipping. The CSV order of tal
 import itertools
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,7 @@ from espnet_mt_llm.corpora.librimix_files import (
     read_rows,
     wham_home,
 )
-from espnet_mt_llm.corpora.meetings import SetSummary, table
+from espnet_mt_llm.corpora.meetings import SetSummary, left_behind, table
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.enrolment import write_source_dirs
 from espnet_mt_llm.datadir.kaldi import DataDir, Utterance, make_utt_id
@@ -215,7 +216,9 @@ def prepare(librispeech_root: Pathlike, metadata: Pathlike, out: Pathlike, *, wh
     summaries = []
     if prepare_librispeech:
         chosen = [PARTS[part] for part in there] if select.parts else None
-        summaries = librispeech.prepare_parts(librispeech_root, out, problems, parts=chosen, nj=nj, debug=select.debug)
+        needed = _chapters(there, inputs, select) if select.debug else set()
+        summaries = librispeech.prepare_parts(librispeech_root, out, problems, parts=chosen, nj=nj, debug=select.debug,
+                                              needed=needed)
     not_made = {f"{part}_*": lack for part, lack in missing.items()}
     mixed = []
     for part, lacks in there.items():
@@ -229,19 +232,33 @@ def prepare(librispeech_root: Pathlike, metadata: Pathlike, out: Pathlike, *, wh
     return summaries + mixed
 
 
+def _chapters(parts: Mapping[str, Mapping[int, str]], inputs: Inputs, select: Selection) -> set[str]:
+    """Return the chapters, ``<reader>/<chapter>``, of the sources of the mixtures: readers enrol from them."""
+    found = set()
+    for part, lacks in parts.items():
+        for n in {*select.num_talkers} - {*lacks}:
+            for path in {csv_path(inputs.metadata, n, part),
+                         offset_csv(inputs.metadata, inputs.offset_metadata, n, part)}:
+                with suppress(UserError):  # is reported where the mixtures are made
+                    rows = read_rows(path, n, DEBUG_MIXTURES if select.debug else None)
+                    found |= {"/".join(source.split("/")[1:3]) for row in rows.good for source, _ in row.sources}
+    return found
+
+
 def _no_noise(select: Selection, wham: Optional[Pathlike], problems: Problems) -> str:
     """Say why sets with noise cannot be made, if so; a folder that is there and is not WHAM! is a problem, too."""
     if set(select.types) == {"clean"}:
         return ""
     try:
         wham_home(wham or "wham_noise")
-        return ""
     except UserError as e:
         if "clean" not in select.types:
             raise
         if wham and Path(wham).is_dir():
             problems.add("all", "noise", str(e))
         return f"they need noise: {e}"
+    problems.count("all", 0)  # an earlier run may have had this problem
+    return ""
 
 
 def _end(not_made: Mapping[str, str], made: set[str], select: Selection, out: Path) -> list[str]:
@@ -250,8 +267,7 @@ def _end(not_made: Mapping[str, str], made: set[str], select: Selection, out: Pa
     for name, reason in not_made.items():
         names.setdefault(reason, []).append(name)
     lines = [f"not made: {' '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
-    old = [str(out / name) for name in not_made if (out / name / "wav.scp").exists()]
-    lines += [f"an earlier run has left sets that were not made now: rm -r {' '.join(old)}"] if old else []
+    lines += left_behind(out, not_made).splitlines()[1:]
     for condition, kind, group in itertools.product(("offset", "plain"), ("both", "clean"), ((2, 3), (2,), (3,))):
         train, valid = ([name for part in parts if (name := select.name(part, group, kind, condition)) in made]
                         for parts in (("train_100", "train_360"), ("dev",)))
@@ -296,6 +312,8 @@ def _prepare_part(part: str, lacks: Mapping[int, str], no_noise: str, inputs: In
             continue
         make = partial(make_mixture, files=files, kind=kind, condition=condition, rate=select.rate, mode=select.mode)
         summaries.append(_prepare_set(name, [csvs[n, condition] for n in talkers], make, output, complaints))
+        if not summaries[-1].sessions:
+            not_made[name] = f"none of its rows could be used, see {problems.path}"
     _report(part, csvs, complaints, problems)
     return summaries
 

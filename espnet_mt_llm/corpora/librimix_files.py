@@ -158,7 +158,7 @@ def read_rows(path: Path, talkers: int, limit: Optional[int] = None) -> Rows:
     """
     seen: set[str] = set()
     try:
-        with open(path, encoding="utf-8", newline="") as f:
+        with open(path, encoding="utf-8-sig", newline="") as f:  # spreadsheets put a byte order mark in front
             reader = csv.DictReader(f)
             offsets = _check_columns(path, reader.fieldnames or (), talkers)
             rows = Rows([], [], bool(offsets))
@@ -189,8 +189,8 @@ def _check_columns(path: Path, columns: Sequence[str], talkers: int) -> list[str
     if missing:
         raise at(path, 1, f"the columns {', '.join(missing)} are missing", "is it a CSV of this number of talkers, and "
                  f"not the one that ends in _info.csv? get it again: git clone --depth 1 {URL}")
-    if "offset" in columns:
-        return ["offset"] * (talkers - 1)
+    if talkers == 2 and "offset" in columns:
+        return ["offset"]
     several = [f"offset{k}" for k in numbers[:-1]]
     return several if set(several) <= set(columns) else []
 

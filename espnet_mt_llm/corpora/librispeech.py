@@ -15,7 +15,7 @@ begin says nothing about the onset of speech; the utterances here go from onset 
 import functools
 import os
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Collection, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at, nearest
 from espnet_mt_llm.corpora import sources
@@ -52,13 +52,19 @@ def prepare(root: Pathlike, out: Pathlike, *, parts: Optional[Sequence[str]] = N
 
 
 def prepare_parts(root: Pathlike, out: Pathlike, problems: Problems, *, parts: Optional[Sequence[str]] = None,
-                  nj: int = 1, trim: bool = True, debug: bool = False) -> list[SetSummary]:
-    """Do what :func:`prepare` does, as a part of another preparation, which prints the table and ends the problems."""
+                  nj: int = 1, trim: bool = True, debug: bool = False, needed: Collection[str] = ()) -> list[SetSummary]:
+    """Do what :func:`prepare` does, as a part of another preparation, which prints the table and ends the problems.
+
+    Args:
+        needed: chapters, ``<reader>/<chapter>``, that are taken besides the first ones with ``debug``.
+    """
     summaries = []
     for part in _chosen(root, parts):
         name = set_name(part)
         chapters: dict[str, list[Recording]] = {}
-        for chapter, folder in list(_chapters(root, part).items())[:DEBUG_CHAPTERS if debug else None]:
+        for number, (chapter, folder) in enumerate(_chapters(root, part).items()):
+            if debug and number >= DEBUG_CHAPTERS and chapter not in needed:
+                continue
             with problems.of(name, chapter):
                 chapters[chapter] = _recordings(folder)
         summaries.append(sources.prepare_set(name, chapters, Path(out), problems, nj, trim))

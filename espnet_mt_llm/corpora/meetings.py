@@ -19,6 +19,7 @@ from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.audio import check_channel, info
 from espnet_mt_llm.datadir.kaldi import OVERSHOOT, DataDir, Utterance, make_utt_id
 from espnet_mt_llm.datadir.maps import key_of
+from espnet_mt_llm.datadir.textgrid import Tier, read_tiers
 from espnet_mt_llm.text.normalise import normalise, normalise_all
 
 log = logging.getLogger(__name__)
@@ -399,6 +400,15 @@ def remove_set(path: Path) -> None:
     _remove_others(DataDir(path, {}, []))
 
 
+def left_behind(out: Path, names: Iterable[str]) -> str:
+    """Return what to say of sets that an earlier preparation made and this one does not; nothing where there are none.
+
+    They are not removed: they may be of another copy of the corpus, or of other options.
+    """
+    old = [str(out / name) for name in names if (out / name / "wav.scp").exists()]
+    return f"\nan earlier run has left sets that were not made now: rm -r {' '.join(old)}" if old else ""
+
+
 def _remove_others(data: DataDir) -> None:
     """Remove what an earlier preparation left and this one does not write: ``channel`` of files now mono, say."""
     if not data.path.is_dir():
@@ -408,6 +418,12 @@ def _remove_others(data: DataDir) -> None:
         kind = key_of(path.name)
         if path.name not in kept and (kind == "rec" or (kind and not data.wav)):
             path.unlink()
+
+
+def interval_tiers(path: Pathlike) -> list[Tier]:
+    """Read the tiers of intervals of a TextGrid, but for those that have neither a name nor text."""
+    return [tier for tier in read_tiers(path) if not tier.points
+            and (tier.name.strip() or any(text.strip() for _, _, text in tier.spans))]
 
 
 def files_by_id(folder: Path, suffixes: Sequence[str], name: Callable[[str], str] = str) -> dict[str, list[str]]:

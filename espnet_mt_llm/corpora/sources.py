@@ -9,7 +9,7 @@ from typing import Mapping, Optional, Sequence, Union
 import numpy as np
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.corpora.meetings import SetSummary
+from espnet_mt_llm.corpora.meetings import SetSummary, remove_set
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.corpora.speech import in_parallel
 from espnet_mt_llm.datadir.audio import AudioInfo, info, read_audio
@@ -129,6 +129,8 @@ def prepare_set(name: str, groups: Mapping[str, Sequence[Recording]], out: Path,
                                             recording.text))
     if wav:
         DataDir(out / name, wav, utterances, reco2dur).write(out / name)
+    else:
+        remove_set(out / name)
     return SetSummary(name, len(wav), len(utterances), len({u.spk for u in utterances}), sum(reco2dur.values()))
 
 

@@ -17,7 +17,7 @@ from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, f
 from espnet_mt_llm.datadir.audio import AudioInfo, AudioReader, check_channel, info, is_pipe, to_float32, write_audio
 from espnet_mt_llm.datadir.clip_policies import POLICIES, Rules
 from espnet_mt_llm.datadir.kaldi import OVERSHOOT, Utterance
-from espnet_mt_llm.datadir.maps import check_line, format_seconds, key_of, splitter
+from espnet_mt_llm.datadir.maps import check_line, format_seconds, key_of, read_map, splitter
 from espnet_mt_llm.datadir.problems import Problems
 from espnet_mt_llm.datadir.sessions import MANIFEST, Session, Sessions
 from espnet_mt_llm.datadir.statistics import Statistics
@@ -114,6 +114,8 @@ def make_clips(
             with atomic_open(where / _PROBLEMS) as f:
                 json.dump(found, f, ensure_ascii=False)
         _prepare(where, names, total)
+    if num_jobs == 1:
+        _remove_old_audio(out)
     return total
 
 
@@ -148,7 +150,17 @@ def merge_clips(out_dir: Pathlike, num_jobs: int, allow_problems: bool = False) 
             f.writelines(_merged([part / name for part in parts]))
         _prepare(out, names, total)
     shutil.rmtree(out / "jobs")
+    _remove_old_audio(out)
     return total
+
+
+def _remove_old_audio(out: Path) -> None:
+    """Remove the audio of clips that an earlier run has cut in another way, and this one does not list."""
+    if (out / "audio").is_dir():
+        listed = {entry for scp in out.glob("*.scp") for entry in read_map(scp).values()}
+        for path in (out / "audio").rglob("*.wav"):
+            if str(path) not in listed:
+                path.unlink()
 
 
 def _merged(paths: list[Path]) -> Iterator[str]:

@@ -75,7 +75,11 @@ def convert(
         wav = read_map(wav_scp)
         sessions = {segment["session_id"] for segment in segments}
         used = {rec: entry for rec, entry in wav.items() if rec in sessions}
-        DataDir.from_seglst(segments, used).write(output)
+        data = DataDir.from_seglst(segments, used)
+        channels = Path(wav_scp).parent / "channel"
+        if channels.exists():
+            data.extra["channel"] = {rec: number for rec, number in read_map(channels).items() if rec in used}
+        data.write(output)
     elif name == "textgrid":
         _write_textgrids(Path(output), segments, durations)
     else:

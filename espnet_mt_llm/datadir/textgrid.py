@@ -209,7 +209,10 @@ def _decoded(path: Pathlike) -> str:
     except FileNotFoundError:
         raise at(path, None, "no such file") from None
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return Path(path).read_text(encoding="utf-16")
+        try:
+            return Path(path).read_text(encoding="utf-16")
+        except UnicodeDecodeError as e:
+            raise at(path, None, f"begins as UTF-16 and cannot be decoded ({e.reason})", "copy it again") from None
     return read_text(path).removeprefix("\ufeff")
 
 

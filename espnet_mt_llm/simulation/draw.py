@@ -1,6 +1,7 @@
 """Draw mixtures and conversations at random from the utterances of data directories; each has a seed of its own."""
 
 import json
+import logging
 import math
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -20,8 +21,10 @@ from espnet_mt_llm.simulation.conversations import TICK, FittedSteps, Pool, Turn
 from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, Noise, Source
 from espnet_mt_llm.simulation.mixtures import FULL_SCALE, PEAK, SourceCache, layers
 from espnet_mt_llm.simulation.sets import write_set
-from espnet_mt_llm.simulation.sources import Sources, read_sources
+from espnet_mt_llm.simulation.sources import Sources, check_sources, read_sources
 from espnet_mt_llm.simulation.turn_statistics import TurnStatistics, activity, read_conversations, read_statistics
+
+log = logging.getLogger(__name__)
 
 REPORT = "conversation_report.json"
 _ATTEMPTS = 100
@@ -276,12 +279,14 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
               sets: Optional[Sequence[str]] = None, nj: int = 1) -> dict[str, int]:
     """Draw and write the sets (all by default) below ``data_dir``; return set -> number of mixtures.
 
-    The data directory of conversations has a report besides (:func:`write_report`). ``nj`` processes draw.
+    The data directory of conversations has a report besides (:func:`write_report`). ``nj`` processes draw. Of all sets
+    those are left out, with a warning, whose sources are not there: corpora may be there in part.
 
     Raises:
-        UserError: an unknown set, a source directory that is not there, or what :func:`draw_mixtures` raises.
+        UserError: an unknown set, no sources for it or for any, or what :func:`draw_mixtures` raises.
     """
     numbers = {}
+    why = ""
     for name in sets or configs:
         if name not in configs:
             raise UserError(f"no set '{name}' in the configuration; it has: {', '.join(configs)}")
@@ -290,6 +295,9 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
         if (out / "wav.scp").exists() and not (out / MANIFEST).exists():
             raise at(out, None, "is a data directory that was not simulated; it is not overwritten",
                      "give the set another name in the configuration")
+        if not sets and (why := _absent(config, data_dir)):
+            log.warning("%s is not drawn: %s", name, why)
+            continue
         statistics = _statistics(config, data_dir) if config.conversation == STATISTICS else None
         sources = read_sources(data_dir, config.sources, config.alone)
         beside = replace(config, noise_scp=_list("noise_scp", config.noise_scp, data_dir),
@@ -300,7 +308,21 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
         numbers[name] = write_set(progress(drawn, f"drawing {name}", sum(config.num_mixtures.values())), config, out)
         if config.conversation:
             write_report(config, statistics, out)
+    if configs and not numbers:
+        raise UserError(f"{why}, or go on without simulation: ./run.sh --simulate_config none")
     return numbers
+
+
+def _absent(config: SimulationConfig, data_dir: Pathlike) -> str:
+    """Say which source of a set is not there, if so."""
+    try:
+        check_sources(data_dir, config.sources)
+        if config.conversation == STATISTICS and not _statistics_path(config, data_dir).exists():
+            raise at(Path(data_dir) / str(config.statistics), None, "no such data directory",
+                     "stage 1 makes it, where db.sh says where the corpus is")
+    except UserError as e:
+        return str(e)
+    return ""
 
 
 def _list(key: str, scp: Optional[str], data_dir: Pathlike) -> Optional[str]:
@@ -322,13 +344,18 @@ def _list(key: str, scp: Optional[str], data_dir: Pathlike) -> Optional[str]:
 
 
 def _statistics(config: SimulationConfig, data_dir: Pathlike) -> TurnStatistics:
-    beside = Path(data_dir) / str(config.statistics)
-    path = beside if beside.exists() else Path(str(config.statistics))
+    path = _statistics_path(config, data_dir)
     statistics = read_statistics(path).limited(config.max_gap)
     if not any((statistics.same_pause, statistics.other_pause, statistics.takeover, statistics.within)):
         raise at(path, None, f"no pauses and no overlaps of at most {config.max_gap:g} s to learn from",
                  "give conversations in which one utterance follows another")
     return statistics
+
+
+def _statistics_path(config: SimulationConfig, data_dir: Pathlike) -> Path:
+    """Return where the conversations are that turns are learnt from: beside the sources, or the path as it stands."""
+    beside = Path(data_dir) / str(config.statistics)
+    return beside if beside.exists() else Path(str(config.statistics))
 
 
 def write_report(config: SimulationConfig, statistics: Optional[TurnStatistics], out: Pathlike) -> dict:

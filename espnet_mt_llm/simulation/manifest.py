@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator, Mapping, Optional
@@ -166,7 +167,7 @@ class Manifest(Mapping[str, Mixture]):
 
 def render_command(manifest: Pathlike, mixture_id: str) -> str:
     """Return the entry of `wav.scp` that renders a mixture when it is read: a command that ends in a pipe sign."""
-    return f"python -m espnet_mt_llm.bin.render_mixture --manifest {manifest} --id {mixture_id} |"
+    return f"python -m espnet_mt_llm.bin.render_mixture --manifest {shlex.quote(str(manifest))} --id {mixture_id} |"
 
 
 def index_lines(path: Pathlike) -> dict[str, int]:

@@ -60,15 +60,18 @@ class SourceCache:
         return found
 
     def noise(self, wav: str, start: float, num_samples: int, rate: int) -> np.ndarray:
-        """Return ``num_samples`` of a noise recording from ``start`` seconds on, repeated where it ends: (N,)."""
+        """Return ``num_samples`` of a noise recording from ``start`` seconds on, repeated where it ends: (N,).
+
+        Of several channels the first one is taken.
+        """
         key = (wav, None, None, rate)
         whole = self._get(key)
         if whole is None:
             seconds = num_samples / rate
             if duration(wav) > max(LONG_NOISE, start + seconds + 0.01):
-                samples, found_rate = read_audio(wav, start, start + seconds + 0.01)
+                samples, found_rate = read_audio(wav, start, start + seconds + 0.01, channel=1)
                 return fit(to_16_bit(resample(samples, found_rate, rate)), num_samples)
-            samples, found_rate = read_audio(wav)
+            samples, found_rate = read_audio(wav, channel=1)
             whole = self._put(key, to_16_bit(resample(samples, found_rate, rate)))
         begin = round(start * rate) % len(whole)
         if begin + num_samples <= len(whole):
@@ -78,12 +81,13 @@ class SourceCache:
     def impulse_response(self, wav: str, rate: int) -> np.ndarray:
         """Return a room impulse response from its direct sound on, with unit energy: float32 (L,).
 
-        What lies before the strongest tap is cut, so that an onset stays where the manifest says.
+        Of several channels the first one is taken. What lies before the strongest tap is cut, so that an onset stays
+        where the manifest says.
         """
         key = (wav, "rir", None, rate)
         found = self._get(key)
         if found is None:
-            samples, found_rate = read_audio(wav)
+            samples, found_rate = read_audio(wav, channel=1)
             samples = resample(samples, found_rate, rate)
             samples = samples[int(np.argmax(np.abs(samples))):]
             energy = float(np.sqrt(np.sum(np.square(samples, dtype=np.float64))))

@@ -158,17 +158,26 @@ def read_sources(data_dir: Pathlike, names: Sequence[str], alone: bool = False) 
     Raises:
         UserError: one of them is not there; the message says what makes it.
     """
-    for name in names:
-        if not (Path(data_dir) / name).is_dir():
-            corpus = next((v for prefix, v in _VARIABLES.items() if name.startswith(prefix)), None)
-            where = f" with {corpus} set in db.sh" if corpus else ", where db.sh says where the corpus is"
-            raise at(Path(data_dir) / name, None, "no such data directory", f"stage 1 makes it{where}"
-                     + (", or take it out of 'source' in conf/simulate.yaml" if len(names) > 1 else ""))
+    check_sources(data_dir, names)
     sources = Sources(Path(data_dir) / names[0] if len(names) == 1 else Path(data_dir))
     for number, name in enumerate(names):
         prefix = f"{Path(name).name}_" if len(names) > 1 else ""
         sources.add(Path(data_dir) / name, number, prefix, alone)
     return sources
+
+
+def check_sources(data_dir: Pathlike, names: Sequence[str]) -> None:
+    """Check that the directories of sources are there.
+
+    Raises:
+        UserError: one of them is not; the message says what makes it.
+    """
+    for name in names:
+        if not (Path(data_dir) / name / "wav.scp").exists():
+            corpus = next((v for prefix, v in _VARIABLES.items() if name.startswith(prefix)), None)
+            where = f" with {corpus} set in db.sh" if corpus else ", where db.sh says where the corpus is"
+            raise at(Path(data_dir) / name, None, "no such data directory", f"stage 1 makes it{where}"
+                     + (", or take it out of 'source' in conf/simulate.yaml" if len(names) > 1 else ""))
 
 
 def spoken_alone(recs: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Write the audio of a drawn set: mixtures and, where the data directory lists them, their sources and noise."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -8,21 +9,26 @@ import numpy as np
 from espnet_mt_llm.common import Pathlike, UserError, progress
 from espnet_mt_llm.datadir.audio import is_pipe
 from espnet_mt_llm.datadir.maps import read_map
+from espnet_mt_llm.datadir.operations import read_tables, recording_of, restrict, write_tables
+from espnet_mt_llm.datadir.problems import Problems
 from espnet_mt_llm.simulation.manifest import MANIFEST, Manifest, Mixture
 from espnet_mt_llm.simulation.mixtures import FULL_SCALE, Rendered, SourceCache, render, render_sum
 
+log = logging.getLogger(__name__)
 
-def write_mixtures(data_dir: Pathlike, job: int = 1, num_jobs: int = 1) -> int:
-    """Write what ``wav.scp``, ``spk1.scp`` … and ``noise1.scp`` point to; return how many mixtures were missing.
+
+def write_mixtures(data_dir: Pathlike, job: int = 1, num_jobs: int = 1, allow_problems: bool = False) -> int:
+    """Write what ``wav.scp``, ``spk1.scp`` … and ``noise1.scp`` point to; return how many mixtures were written.
 
     Files that are there are kept (they were written whole, and drawing another manifest removes them), so a run after a
-    kill continues.
+    kill continues. A mixture that cannot be made stops no other.
 
     Args:
         job, num_jobs: this call writes every ``num_jobs``-th mixture from the ``job``-th (from 1) on.
+        allow_problems: mixtures that cannot be made are only logged; :func:`leave_out_missing` is for them.
 
     Raises:
-        UserError: no manifest, a source that cannot be read, or a job number out of range.
+        UserError: no manifest, a job number out of range, or sources that cannot be read and are not allowed.
     """
     if not 1 <= job <= num_jobs:
         raise UserError(f"job {job} of {num_jobs}: the job number must be between 1 and the number of jobs")
@@ -31,18 +37,54 @@ def write_mixtures(data_dir: Pathlike, job: int = 1, num_jobs: int = 1) -> int:
     views = {path.stem: read_map(path) for path in sorted(data_dir.glob("*.scp"))}
     cache = SourceCache()
     written = 0
-    for mixture_id in progress(list(manifest)[job - 1::num_jobs], f"writing {data_dir.name}"):
+    failed: dict[str, str] = {}
+    mine = list(manifest)[job - 1::num_jobs]
+    for mixture_id in progress(mine, f"writing {data_dir.name}"):
         targets = {part: Path(view[mixture_id]) for part, view in views.items()
                    if mixture_id in view and not is_pipe(view[mixture_id])}
         missing = {part: path for part, path in targets.items() if not path.exists()}
         if missing:
             mixture = manifest[mixture_id]
             alone = list(missing) == ["wav"]
-            rendered = Rendered(render_sum(mixture, cache), (), None) if alone else render(mixture, cache)
+            try:
+                rendered = Rendered(render_sum(mixture, cache), (), None) if alone else render(mixture, cache)
+            except UserError as e:
+                log.warning("%s: cannot be made: %s", mixture_id, e)
+                failed[mixture_id] = str(e)
+                continue
             for part, path in missing.items():
                 _write(path, as_int16(part_of(rendered, part)), mixture.rate)
             written += 1
+    if failed and not allow_problems:
+        raise UserError(f"{data_dir}: {len(failed)} of {len(mine)} mixtures cannot be made, the first is "
+                        f"{next(iter(failed))}: {next(iter(failed.values()))}; the others are written; run again, which "
+                        "continues, or go on without them: ./run.sh --allow_problems true")
     return written
+
+
+def leave_out_missing(data_dir: Pathlike) -> int:
+    """Take the mixtures whose audio is not there out of every file of the directory; return how many they were.
+
+    They are listed in ``problems.tsv`` beside the directory.
+
+    Raises:
+        UserError: the directory cannot be read, or nothing is left.
+    """
+    data_dir = Path(data_dir)
+    wav = read_map(data_dir / "wav.scp")
+    missing = {mixture for mixture, entry in wav.items() if not is_pipe(entry) and not os.path.exists(entry)}
+    if len(missing) == len(wav):
+        raise UserError(f"{data_dir}: no mixture could be made; see {data_dir}/log")
+    problems = Problems(data_dir.parent)
+    problems.count(data_dir.name, len(wav))
+    for mixture in sorted(missing):
+        problems.add(data_dir.name, mixture, f"cannot be made, see {data_dir}/log/write_mixtures.*.log")
+    if missing:
+        tables = read_tables(data_dir)
+        recs = recording_of(tables)
+        write_tables(data_dir, restrict(tables, [utt for utt in tables["utt2spk"] if recs[utt] not in missing]))
+    problems.finish(True)
+    return len(missing)
 
 
 def _write(path: Path, samples: np.ndarray, rate: int) -> None:

@@ -366,6 +366,25 @@ def test_damaged_noise(corpus, tmp_path):
     assert len(read_map(tmp_path / "noise" / "noise.scp")) == 2
 
 
+def test_a_textgrid_that_was_cut_off(corpus, tmp_path):
+    paths = [corpus / "train/387/DA02.TextGrid", corpus / "Eval1/001/DX02C01.TextGrid"]
+    for path in paths:
+        path.write_bytes(path.read_text(encoding="utf-8").encode("utf-16")[:-1])
+    aishell5.prepare(corpus, tmp_path, allow_problems=True)
+    text = (tmp_path / "problems.tsv").read_text()
+    assert all(f"{path}: begins as UTF-16" in text for path in paths)
+    assert list(DataDir.read(tmp_path / "dev_far").wav) == ["dev_001"]
+
+
+def test_sets_that_are_not_made_any_more_are_named(corpus, tmp_path, capsys):
+    aishell5.prepare(corpus, tmp_path)
+    assert "an earlier run" not in capsys.readouterr().out
+    for path in (corpus / "Dev").rglob("DA0*"):
+        path.unlink()
+    aishell5.prepare(corpus, tmp_path)
+    assert f"sets that were not made now: rm -r {tmp_path}/dev_near\n" in capsys.readouterr().out
+
+
 def test_wrong_folder(corpus, tmp_path, repository):
     ran = run(repository, "--root", corpus / "train", "--out", tmp_path / "data")
     assert ran.returncode == 1 and "Traceback" not in ran.stderr

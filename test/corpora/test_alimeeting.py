@@ -171,6 +171,27 @@ def test_odd_intervals_are_logged(tmp_path, caplog):
         "R1_M1: SPK3: the end of '末' was cut from 21 to the audio's end, 20 s"]
 
 
+def test_tiers_without_a_name(tmp_path):
+    root = tmp_path / "ali"
+    path = root / "Eval_Ali_far/textgrid_dir/R1_M1.TextGrid"
+    silence(root / "Eval_Ali_far/audio_dir/R1_M1_MS1.wav")
+    textgrid(path, {"N_SPK1": [(1, 3, "一")], "": []}, SECONDS)
+    assert prepare(root, tmp_path / "data")["eval_far"].sessions == 1, "an empty one tells nothing"
+    textgrid(path, {"N_SPK1": [(1, 3, "一")], "": [(4, 5, "二")]}, SECONDS)
+    with pytest.raises(UserError):
+        prepare(root, tmp_path / "data")
+    assert f"{path}: the tier '' names no speaker; write SPKxxxx there" in problems(tmp_path / "data")["R1_M1"]
+
+
+def test_sets_that_are_not_made_any_more_are_named(corpus, tmp_path, capsys):
+    prepare(corpus, tmp_path, channel=3)
+    capsys.readouterr()
+    shutil.rmtree(corpus / "Eval_Ali" / "Eval_Ali_near")
+    prepare(corpus, tmp_path, channel=3)
+    assert f"an earlier run has left sets that were not made now: rm -r {tmp_path}/eval_near\n" in (
+        capsys.readouterr().out)
+
+
 def test_a_bad_session_does_not_stop_the_others(corpus, tmp_path, caplog):
     folder = corpus / "Train_Ali_far"
     damage = {"R1_M1": lambda audio, text: audio.unlink(), "R2_M2": lambda audio, text: text.unlink(),
@@ -190,7 +211,7 @@ def test_a_bad_session_does_not_stop_the_others(corpus, tmp_path, caplog):
         prepare(corpus, out, channel=3)
     found = problems(out)
     expected = {"R1_M1": "no audio of this session", "R2_M2": "no TextGrid of this session", "R3_M3": "truncated",
-                "R4_M4": "R4_M4.TextGrid:", "R5_M5": "its annotation cannot be decoded",
+                "R4_M4": "R4_M4.TextGrid:", "R5_M5": "begins as UTF-16 and cannot be decoded",
                 "R6_M6": "a second audio of this session",
                 "R7_M7": "2 of 2 utterances begin after the end of the audio (1 s)", "R8_M8": "holds no speech",
                 "R9_M9": "has 2 channels, not a channel 3", "R10_M10": "the time 'nan' is not a finite number"}

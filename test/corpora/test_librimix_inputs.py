@@ -13,7 +13,7 @@ import soundfile
 from toy_librimix import RATE, ROWS, Toy, write_csv
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.corpora import librimix_files
+from espnet_mt_llm.corpora import librimix_files, librispeech
 from espnet_mt_llm.corpora.librimix_files import read_rows
 from espnet_mt_llm.datadir.kaldi import DataDir
 from espnet_mt_llm.simulation.mixtures import MixtureReader
@@ -185,6 +185,52 @@ def test_without_published_offsets_of_three_talkers_dev_and_test_are_not_made(re
         assert (tmp_path / "named" / name / manifest).read_text() == (tmp_path / "all" / name / manifest).read_text()
     with pytest.raises(UserError, match="no set of mixtures was made"):
         recipe.prepare(tmp_path / "none", select={"parts": ["dev"], "num_talkers": [3], "conditions": ["offset"]})
+
+
+def test_rows_that_all_fail_leave_the_earlier_set_and_say_so(recipe, tmp_path, capsys):
+    recipe.prepare(tmp_path / "data", select={"num_talkers": [2], "parts": ["dev"], "types": ["clean"]})
+    capsys.readouterr()
+    for path in recipe.librispeech.rglob("*.flac"):
+        path.unlink()
+    with pytest.raises(UserError, match="no set of mixtures was made"):
+        recipe.prepare(tmp_path / "data", select={"num_talkers": [2], "parts": ["dev"], "types": ["clean"]},
+                       allow_problems=True)
+    out = capsys.readouterr().out
+    assert "not made: dev_2mix_clean_offset dev_2mix_clean: none of its rows could be used, see" in out or (
+        "not made: dev_2mix_clean dev_2mix_clean_offset: none of its rows could be used, see" in out)
+    assert "an earlier run has left sets that were not made now: rm -r " in out
+
+
+def test_a_wrong_folder_of_noise_is_forgotten_when_it_is_right(toy, tmp_path):
+    chosen = {"num_talkers": [2], "conditions": ["plain"]}
+    toy.prepare(tmp_path / "data", wham=toy.librispeech, select=chosen, allow_problems=True)
+    assert "no WHAM! noise here" in (tmp_path / "data/problems.tsv").read_text()
+    toy.prepare(tmp_path / "data", select=chosen)
+    assert not (tmp_path / "data/problems.tsv").exists()
+
+
+def test_one_column_of_offsets_is_none_for_three_talkers(toy, tmp_path):
+    rows = [{**{k: v for k, v in row.items() if not k.startswith("offset")}, "offset": "1.1"}
+            for row in toy.rows[3, "offset"]]
+    write_csv(tmp_path / "libri3mix_dev-clean.csv", rows)
+    assert not read_rows(tmp_path / "libri3mix_dev-clean.csv", 3).has_offsets
+
+
+def test_a_csv_that_a_spreadsheet_has_saved(toy, tmp_path):
+    path = tmp_path / "libri2mix_dev-clean.csv"
+    write_csv(path, toy.rows[2, "plain"])
+    good = read_rows(path, 2).good
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_rows(path, 2).good == good and len(good) == ROWS
+
+
+def test_debug_has_the_readers_of_its_mixtures(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(librispeech, "DEBUG_CHAPTERS", 0)
+    toy.prepare(tmp_path / "data", prepare_librispeech=True, allow_problems=True,
+                select={"num_talkers": [2], "conditions": ["plain"], "debug": True})
+    sources = {s.utt for m in MixtureReader(tmp_path / "data/dev_2mix_clean/mixtures.jsonl").manifest.values()
+               for s in m.sources}
+    assert sources <= set(DataDir.read(tmp_path / "data/librispeech_dev_clean").wav)
 
 
 def test_offset_folders_that_are_none(toy, tmp_path):

@@ -122,6 +122,15 @@ def test_bad_files_are_one_problem_a_chapter_and_the_others_are_kept(corpus, tmp
     assert run(repository, "--root", corpus, "--out", out, "--allow_problems", "true").returncode == 0
 
 
+def test_a_set_without_any_good_file_does_not_stay(corpus, tmp_path):
+    librispeech.prepare(corpus, tmp_path)
+    for path in (corpus / "dev-clean").rglob("*.flac"):
+        path.unlink()
+    found = {s.name: s.sessions for s in librispeech.prepare(corpus, tmp_path, allow_problems=True)}
+    assert found["librispeech_dev_clean"] == 0 and not (tmp_path / "librispeech_dev_clean" / "wav.scp").exists()
+    assert (tmp_path / "librispeech_train_clean_100" / "wav.scp").exists()
+
+
 def test_debug_takes_a_few_chapters(corpus, tmp_path):
     for number in range(200, 204):
         folder = corpus / "dev-clean" / "84" / str(number)

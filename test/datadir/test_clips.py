@@ -122,6 +122,19 @@ def test_twice_gives_the_same_bytes_and_writes_no_audio_again(data_dir, tmp_path
 
 
 @pytest.mark.parametrize("num_jobs", [1, 2])
+def test_audio_that_is_cut_otherwise_does_not_stay(data_dir, tmp_path, num_jobs):
+    out = tmp_path / "dump"
+    make_clips(data_dir, out, policy="oracle_segments")
+    before = set((out / "audio").iterdir())
+    for job in range(1, num_jobs + 1):
+        make_clips(data_dir, out, policy="utterance_group", job=job, num_jobs=num_jobs)
+    if num_jobs > 1:
+        assert before <= set((out / "audio").iterdir()), "until all jobs have ended, the earlier clips are whole"
+        merge_clips(out, num_jobs)
+    assert {str(path) for path in (out / "audio").iterdir()} == set(read_map(out / "wav.scp").values())
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2])
 def test_maps_appear_when_the_disk_has_the_audio(data_dir, tmp_path, monkeypatch, num_jobs):
     options = dict(policy="oracle_segments", num_jobs=num_jobs)
     make_clips(data_dir, tmp_path / "whole", **options)

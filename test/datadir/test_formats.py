@@ -187,6 +187,14 @@ def test_convert_to_textgrids_and_back(data_dir, tmp_path, run):
     assert ran.returncode == 1 and "a TextGrid holds one session, and there are 2" in ran.stderr
 
 
+def test_a_data_dir_keeps_the_channels_beside_its_audio(data_dir, tmp_path):
+    (data_dir / "channel").write_text("A 1\nB 3\n")
+    convert([data_dir], tmp_path / "a.rttm")
+    (tmp_path / "a.rttm").write_text("".join(line for line in open(tmp_path / "a.rttm") if " B " in line))
+    convert([tmp_path / "a.rttm"], tmp_path / "back", wav_scp=data_dir / "wav.scp")
+    assert (tmp_path / "back" / "channel").read_text() == "B 3\n"
+
+
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
     """Forty minutes of silence at 100 Hz: a header, for sessions whose audio is not here."""

@@ -162,6 +162,13 @@ def test_not_utf8(tmp_path):
         read_textgrid(tmp_path / "a.TextGrid")
 
 
+def test_a_utf16_file_that_was_cut_off(tmp_path):
+    whole = long_form([("s", [(0, 1, "好")])]).encode("utf-16")
+    (tmp_path / "a.TextGrid").write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="a.TextGrid: begins as UTF-16 and cannot be decoded"):
+        read_textgrid(tmp_path / "a.TextGrid")
+
+
 WORDS = st.text('ab "=<>[]:!1.好', min_size=1, max_size=8).filter(lambda words: words.split())
 
 

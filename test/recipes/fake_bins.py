@@ -26,7 +26,7 @@ def draw_mixtures(data_dir: str, **_: str) -> None:
         write(Path(data_dir, name, "mixtures.jsonl"), "{}\n")
 
 
-def write_mixtures(data_dir: str, job: str, **_: str) -> None:
+def write_mixtures(data_dir: str, job: str = "all", **_: str) -> None:
     """Make the audio of one job."""
     write(Path(data_dir, "audio", f"{job}.wav"))
 

@@ -262,6 +262,21 @@ def test_a_stage_before_its_inputs_names_the_stage_to_run(recipe: Recipe, stage:
     assert recipe.calls() == []
 
 
+def test_a_set_that_its_stage_did_not_make(finished: Recipe) -> None:
+    shown = finished.run("--stage", "clips", "--train_set", "train_far", "--debug", "false", code=1)
+    assert "stage clips needs data/train_far/wav.scp; stage 1 (data) has run and did not make it" in shown
+    assert "./run.sh --stage data --stop_stage data --force true" in shown
+    there = shown.partition("--train_set, --valid_set and --test_sets: ")[2].split()
+    assert {"train", "train_sim", "dev_sim", "test_2mix"} <= set(there) and finished.calls() == []
+
+
+def test_mixtures_that_cannot_be_made_are_left_out_where_that_is_allowed(recipe: Recipe) -> None:
+    recipe.run("--stop_stage", "simulate", "--allow_problems", "true")
+    calls = recipe.calls()
+    assert calls.count("write_mixtures") == 6
+    assert sum("--leave_out_missing true" in line for line in recipe.lines) == 2
+
+
 def test_a_stage_that_stopped_half_way_is_not_used_and_runs_again(recipe: Recipe) -> None:
     (recipe.path / "break_data").touch()
     shown = recipe.run(code=4)

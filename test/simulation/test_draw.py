@@ -229,6 +229,19 @@ def test_recorded_data_is_not_overwritten(sources, tmp_path):
         draw_sets({"mix": configuration(source="absent")}, tmp_path)
 
 
+def test_sets_whose_sources_are_not_there_are_left_out(sources, tmp_path, caplog):
+    there = configuration(source=str(sources.path), num_mixtures={2: 2})
+    talk = configuration(source=str(sources.path), conversation="statistics", statistics="eval_far")
+    configs = {"absent": configuration(source="train_near"), "talk": talk, "there": there}
+    assert draw_sets(configs, tmp_path) == {"there": 2}
+    assert [m.partition(": ")[0] for m in caplog.messages] == ["absent is not drawn", "talk is not drawn"]
+    assert "train_near: no such data directory" in caplog.messages[0] and "eval_far: no such" in caplog.messages[1]
+    with pytest.raises(UserError, match="train_near: no such data directory"):
+        draw_sets(configs, tmp_path, ["absent"])
+    with pytest.raises(UserError, match="train_near: no such .*, or go on without simulation: ./run.sh --simulate_conf"):
+        draw_sets({"absent": configs["absent"]}, tmp_path)
+
+
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20), st.sampled_from("ab")), max_size=12))
 def test_what_was_spoken_alone(spans):
     expected = [not any(k != i and rec == other_rec and other < start + length and start < other + long

@@ -1,13 +1,14 @@
 """The manifest: every mixture reads back as it was, whatever its text, and mistakes are named."""
 
 import pickle
+import shlex
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.simulation.manifest import Manifest, Mixture, Noise, Source
+from espnet_mt_llm.simulation.manifest import Manifest, Mixture, Noise, Source, render_command
 
 SECONDS = st.floats(0, 1e4, allow_nan=False)
 GAINS = st.floats(0, 100, allow_nan=False)
@@ -46,6 +47,11 @@ def test_random_access(tmp_path):
     assert "m9" not in manifest
     with pytest.raises(KeyError):
         manifest["m9"]
+
+
+def test_the_command_of_a_path_with_a_space(tmp_path):
+    words = shlex.split(render_command(tmp_path / "my data" / "mixtures.jsonl", "m1").removesuffix("|"))
+    assert words[words.index("--manifest") + 1] == str(tmp_path / "my data" / "mixtures.jsonl")
 
 
 def test_last_line_without_a_break(tmp_path):

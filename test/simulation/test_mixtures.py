@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -79,6 +80,17 @@ def test_short_noise_is_repeated_and_of_a_long_one_the_stretch_is_taken(noise_sc
     cache = SourceCache()
     stretch = cache.noise(noises["long"], 30.0, 16000, RATE)
     assert np.array_equal(stretch, to_16_bit(read_audio(noises["long"], 30, 31)[0])) and cache._bytes == 0
+
+
+@pytest.mark.parametrize("seconds", [0.3, 70])
+def test_of_several_channels_the_first_one_is_taken(tmp_path, seconds):
+    samples = np.random.default_rng(0).normal(0, 0.05, (round(seconds * RATE), 3))
+    soundfile.write(tmp_path / "three.wav", samples, RATE)
+    soundfile.write(tmp_path / "first.wav", samples[:, 0], RATE)
+    three, first = str(tmp_path / "three.wav"), str(tmp_path / "first.wav")
+    for take in (lambda wav: SourceCache().noise(wav, 0.1, 4000, RATE),
+                 lambda wav: SourceCache().impulse_response(wav, RATE)):
+        assert np.array_equal(take(three), take(first))
 
 
 def test_sources_of_another_rate_are_resampled(tmp_path):

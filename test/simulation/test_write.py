@@ -1,8 +1,10 @@
 """Written mixtures: equal to the streamed ones, complete after a kill, readable by any tool through their pipes."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from espnet_mt_llm.corpora import fsdd
 from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.kaldi import DataDir
 from espnet_mt_llm.datadir.maps import write_map
+from espnet_mt_llm.datadir.validate import validate
 from espnet_mt_llm.simulation.config import SimulationConfig
 from espnet_mt_llm.simulation.draw import draw_sets
+from espnet_mt_llm.simulation.manifest import Manifest
 from espnet_mt_llm.simulation.mixtures import MixtureReader
 from espnet_mt_llm.simulation.write import write_mixtures
 
@@ -69,6 +73,36 @@ def test_the_pipe_gives_what_is_streamed(data, repository, monkeypatch):
 def test_jobs(data):
     with pytest.raises(UserError, match="job 3 of 2"):
         write_mixtures(data / "written", 3, 2)
+
+
+def test_a_damaged_source_stops_no_other_mixture(sources, tmp_path, repository):
+    shutil.copytree(sources.path, tmp_path / "train")
+    wav = {rec: path.replace(str(sources.path), str(tmp_path / "train")) for rec, path in sources.wav.items()}
+    write_map(tmp_path / "train" / "wav.scp", wav)
+    config = SimulationConfig.parse({"source": "train", "num_mixtures": {2: 8}, "write": True}, "test")
+    draw_sets({"set": config}, tmp_path)
+    damaged = wav["rec00"]
+    content = Path(damaged).read_bytes()
+    Path(damaged).write_bytes(content[:9000] + bytes(9000) + content[18000:])
+    hit = {m.id for m in Manifest(tmp_path / "set" / "mixtures.jsonl").values() if damaged in {s.wav for s in m.sources}}
+    assert 0 < len(hit) < 8
+    words = f"set: {len(hit)} of 8 mixtures cannot be made, the first is {min(hit)}: .*rec00"
+    with pytest.raises(UserError, match=words):
+        write_mixtures(tmp_path / "set")
+    wav = DataDir.read(tmp_path / "set").wav
+    assert {key for key, path in wav.items() if not Path(path).exists()} == hit
+
+    # Without them: the set is smaller, whole, and says so.
+    command = ("write_mixtures", "--data_dir", tmp_path / "set")
+    assert run(repository, *command, "--allow_problems", "true").returncode == 0
+    ran = run(repository, *command, "--leave_out_missing", "true")
+    assert (ran.returncode, ran.stdout) == (0, f"{tmp_path}/set: {len(hit)} mixtures left out\n")
+    assert not validate(tmp_path / "set") and not DataDir.read(tmp_path / "set").wav.keys() & hit
+    assert list(Manifest(tmp_path / "set" / "mixtures.jsonl")) == sorted(wav.keys() - hit)
+    rows = [line.split("\t")[:2] for line in (tmp_path / "problems.tsv").read_text().splitlines()[1:]]
+    assert rows == [["set", key] for key in sorted(hit)]
+    assert run(repository, *command, "--leave_out_missing", "true").stdout.endswith("0 mixtures left out\n")
+    assert not (tmp_path / "problems.tsv").exists()
 
 
 def test_full_disk_leaves_no_half_file(data, full_disk):

@@ -77,13 +77,18 @@ make_simulation() {
         one_job draw "${datadir}/log/draw_mixtures.log" ${python} -m espnet_mt_llm.bin.draw_mixtures \
             --config "${simulate_config}" --data_dir "${datadir}" --debug "${debug}" --nj "${nj}"
     fi
-    local dir sets=("${datadir}/<each set whose audio is written>")
+    local dir sets=("${datadir}/<each set whose audio is written>") options=()
+    if ${allow_problems}; then options=(--allow_problems true); fi
     if ! ${printing}; then mapfile -t sets < <(data_dirs simulated); fi
     for dir in "${sets[@]}"; do
         # A set that is made while it is read has commands, ending in a pipe sign, instead of files.
         if ! ${printing} && head -n 1 "${dir}/wav.scp" | grep -q '| *$'; then continue; fi
         run ${train_cmd} --name write_mixtures "JOB=1:${nj}" "${dir}/log/write_mixtures.JOB.log" \
-            ${python} -m espnet_mt_llm.bin.write_mixtures --data_dir "${dir}" --job JOB --num_jobs "${nj}"
+            ${python} -m espnet_mt_llm.bin.write_mixtures --data_dir "${dir}" --job JOB --num_jobs "${nj}" \
+            "${options[@]}"
+        if ${allow_problems}; then
+            run ${python} -m espnet_mt_llm.bin.write_mixtures --data_dir "${dir}" --leave_out_missing true
+        fi
     done
     run utils/validate_data_dir.sh "${sets[@]}"
 }

@@ -91,8 +91,14 @@ command_line() { # OPTIONS: run.sh with them and those that choose the files
 
 made_by() { # STAGE STAMP PATH [OPTIONS]: stop unless an earlier stage has finished making PATH
     if ${dry_run} || { [ -e "$2" ] && [ -e "$3" ]; }; then return; fi
-    local why="is not there"
+    local why="is not there" there
     if [ -e "$3" ]; then why="is not finished"; fi
+    if [ -e "$2" ] && [[ $1 == data || $1 == simulate ]]; then
+        there=$(cd "${datadir}" && printf '%s ' */wav.scp | sed 's#/wav.scp##g')
+        fail "stage ${current} needs $3; stage $(stage_number "$1" stage) ($1) has run and did not make it." \
+            "It says why: $(command_line --stage "$1" --stop_stage "$1" --force true); or choose from what is there" \
+            "with --train_set, --valid_set and --test_sets: ${there}"
+    fi
     # Another system has sets and tokens of its own.
     if [ "${system}" != sctc ]; then set -- "$@" --system "${system}"; fi
     fail "stage ${current} needs $3, which ${why}; run stage $(stage_number "$1" stage) ($1) first:" \
