@@ -44,7 +44,8 @@ class Generator:
         pad: one of these, to fill up.
         beam_size: 1 for greedy search.
         no_repeat_ngram: ``fallback``: an answer that repeats itself endlessly is written again, and no n tokens may
-            occur in it twice; ``always``: they may in no answer; ``never``: what is repeated is cut off.
+            occur in it twice; ``always``: they may in no answer, and loops are not looked for (arXiv 2606.13095);
+            ``never``: what is repeated is cut off.
         no_repeat_ngram_size: n; for a clip with long labels, which do occur again and again, n is longer than those.
         loop_period, loop_times: an answer repeats itself endlessly when up to ``loop_period`` tokens stand at its end
             ``loop_times`` times in a row.
@@ -77,9 +78,10 @@ class Generator:
             label_sizes: tokens of the longest label of each clip.
         """
         sizes = [max(self.no_repeat_ngram_size, size + BEHIND_LABEL) for size in label_sizes or [0] * len(caps)]
-        always = self.no_repeat_ngram == "always"
-        answers = [self._answer(ids, cap) for ids, cap in zip(
-            self._search(embeds, mask, caps, sizes if always else None, self.loop_times), caps)]
+        if self.no_repeat_ngram == "always":
+            said = map(self._until_end, self._search(embeds, mask, caps, sizes, 0), caps)
+            return [Answer(ids, False, len(ids) >= cap) for ids, cap in zip(said, caps)]
+        answers = list(map(self._answer, self._search(embeds, mask, caps, None, self.loop_times), caps))
         again = [i for i, answer in enumerate(answers) if answer.repeated]
         if again and self.no_repeat_ngram == "fallback":
             # Fewer clips, perhaps shorter ones: padding that none of them needs goes.

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
+from espnet_mt_llm.inference import generate
 from espnet_mt_llm.inference.generate import Generator, _NoRepeat, _Stop, cap_of, check_room, in_loop, without_loop
 from espnet_mt_llm.models.llm import LLM
 
@@ -170,6 +171,15 @@ def test_no_ngram_occurs_twice(looping: LLM, mode: str, repeated: bool) -> None:
         assert len(set(shorter)) < len(shorter)
     alone = generator(embeds[:1, -9:], mask[:1, -9:], [60], [0])
     assert alone == found[:1]
+
+
+def test_repeated_tokens_are_kept_where_ngrams_alone_are_banned(looping: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even what the detector of loops would cut off."""
+    embeds, mask = inputs([9])
+    monkeypatch.setattr(generate, "in_loop", lambda ids, *_: torch.ones(len(ids), dtype=torch.bool))
+    monkeypatch.setattr(generate, "without_loop", lambda ids, *_: ids[:1])
+    found = Generator(looping, {END}, PAD, 1, "always", 6, 8, 5)(embeds, mask, [60])
+    assert len(found[0].ids) == 60 and found[0].capped and not found[0].repeated
 
 
 def test_stop_in_a_beam() -> None:

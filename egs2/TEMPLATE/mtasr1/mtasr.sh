@@ -41,8 +41,8 @@ enrol_args=                 # further options of listing it, e.g. "--min 1.5"
 # Training and decoding
 train_args=                 # further options of the training command, e.g. "--max_epoch 3"
 on_change=restart           # training step whose inputs changed: restart (the old one moves to exp/.old) or resume
-inference_config=           # decoding configurations, default: conf/decode_<task>.yaml, and _match and _over of a system
-                            # that registers speakers
+inference_config=           # decoding configurations, default: conf/decode_<system>.yaml or conf/decode_<task>.yaml, and
+                            # _match and _over of a system that registers speakers
 inference_args=             # further options of the decoding command
 inference_step=             # training step whose model is decoded, scored and packed, e.g. 04; default: the last
 gpu_inference=false         # decode on a GPU
@@ -406,7 +406,10 @@ if [ ${#steps[@]} -gt 0 ]; then
     inference_step=$(basename "${chosen[0]}" .yaml)
     model_dir=${expdir}/${system}/${inference_step}
     if [ -z "${inference_config}" ]; then
-        inference_config=conf/decode_$(task_of "${system}/${inference_step}")
+        inference_config=conf/decode_${system}
+        if [ ! -e "${inference_config}.yaml" ]; then
+            inference_config=conf/decode_$(task_of "${system}/${inference_step}")
+        fi
         if registers "${system}/${inference_step}"; then
             inference_config="${inference_config}.yaml ${inference_config}_match.yaml ${inference_config}_over"
         fi
