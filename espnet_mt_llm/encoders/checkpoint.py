@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -39,8 +40,8 @@ def read_state(path: Path, wanted: str, shown: Optional[Pathlike] = None) -> dic
             from safetensors.torch import load_file
 
             return load_file(path)
-        # Mapped, not read: what is not needed is never touched.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Mapped, not read, where the format allows it: what is not needed is never touched.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as e:
         raise at(shown, None, f"not weights of torch ({(str(e) or type(e).__name__).splitlines()[0][:120]})", wanted
                  ) from None

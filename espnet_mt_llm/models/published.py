@@ -10,7 +10,8 @@ published files, and these are read again when the model is built. What differs 
 So a checkpoint and the published files are always the whole model, whichever parts its steps have trained.
 
 Names are those of the part without adapters, wherever a low-rank adapter is put on: a layer keeps its name when it
-gets one, and steps with and without adapters begin from each other.
+gets one, and a step with adapters begins from one without. (The other way round what the adapters have learnt would be
+lost.)
 """
 
 from collections.abc import MutableMapping

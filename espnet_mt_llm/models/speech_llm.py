@@ -84,7 +84,11 @@ class SpeechLLM(MultiTalkerModel):
             raise ValueError(f"loss: '{loss}'; {nearest(str(loss), MODES)}")
         if threshold not in ("adaptive", 0, float("inf")):
             raise ValueError(f"threshold: {threshold!r} is neither adaptive nor .inf nor 0")
+        if isinstance(floor, bool) or not isinstance(floor, (int, float)):
+            raise ValueError(f"floor: {floor!r} is no number")
         layers = llm.model.config.num_hidden_layers
+        if voice_layer is not None and (isinstance(voice_layer, bool) or not isinstance(voice_layer, int)):
+            raise ValueError(f"voice_layer: {voice_layer!r} is no whole number")
         if voice_layer is not None and not (voice_weight and 1 <= voice_layer <= layers):
             raise ValueError(f"voice_layer: {voice_layer} of {layers} layers, with voice_weight {voice_weight:g}; "
                              f"expected 1 to {layers}, and a weight above 0")

@@ -118,8 +118,8 @@ class Gathered(Layout):
 
     def __init__(self, size: int, chunk: int = 20) -> None:
         super().__init__()
-        if chunk < 1:
-            raise ValueError(f"chunk: {chunk} is not positive")
+        if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+            raise ValueError(f"chunk: {chunk!r} is no whole number of at least 1")
         self.chunk = chunk
         # As small as the token embeddings of an LLM (the initializer_range of Qwen2.5).
         self.semantic_start = torch.nn.Parameter(torch.randn(size) * 0.02)

@@ -166,6 +166,7 @@ class MultiTalkerTask(AbsTask):
         known, _ = argparse.ArgumentParser.parse_known_args(parser, argv)
         if known.config:
             check_keys(known.config, [a.dest for a in parser._actions])
+            check_types(known.config, parser)
         args = parser.parse_args(argv)
         if args.debug:
             for key in args.debug_conf:
@@ -197,7 +198,16 @@ class MultiTalkerTask(AbsTask):
             with atomic_open(Path(args.output_dir) / "environment.json") as f:
                 json.dump(environment(), f, indent=1)
                 f.write("\n")
-            cls.main(args=args)
+            try:
+                cls.main(args=args)
+            except RuntimeError as e:
+                if not str(e).startswith("Error(s) in loading state_dict"):
+                    raise
+                given = f"init_param ({', '.join(args.init_param)})" if args.init_param else "what is there"
+                raise UserError(f"{args.output_dir}: weights do not fit this configuration: "
+                                f"{'; '.join(map(str.strip, str(e).splitlines()[1:3]))}; they are of {given}, or of an "
+                                "earlier run of this step; take the sizes, adapters and new tokens of the step before, "
+                                "or parts of it: <file>:<from>:<to>") from None
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
@@ -268,9 +278,50 @@ def check_keys(path: Pathlike, valid: Sequence[str]) -> None:
         raise at(path, 1, "expected 'key: value' lines")
     for key in found:
         if key not in valid:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-            line = next((i for i, text in enumerate(lines, 1) if re.match(rf"{re.escape(str(key))}\s*:", text)), None)
-            raise at(path, line, f"unknown key '{key}'", nearest(str(key), valid))
+            raise at(path, _line_of(path, key), f"unknown key '{key}'", nearest(str(key), valid))
+
+
+def check_types(path: Pathlike, parser: argparse.ArgumentParser) -> None:
+    """Check the top-level values of a YAML configuration, which no parser converts or compares with the valid ones."""
+    actions = {action.dest: action for action in parser._actions}
+    for key, value in load_yaml(path).items():
+        wanted = _mismatch(actions[key], value)
+        if wanted:
+            raise at(path, _line_of(path, key), f"{key}: {value!r}", wanted)
+
+
+_ONE = {int: "a whole number", float: "a number", str2bool: "true or false", str: "a word", None: "a word"}
+
+
+def _mismatch(action: argparse.Action, value: Any) -> str:
+    """Say what is expected where ``value`` is not what the option takes; types that only ESPnet knows are passed over."""
+    if isinstance(action, NestedDictAction):
+        return "" if value is None or isinstance(value, dict) else "'key: value' lines are expected"
+    one = _ONE.get(action.type, "")
+    if action.nargs is not None:
+        fits = isinstance(value, list) and all(_is_a(action.type, item) for item in value)
+        return "" if fits else f"a list is expected, e.g. [{'…' if isinstance(value, (list, dict, type(None))) else value}]"
+    if value is None or action.type not in _ONE or isinstance(action, argparse._AppendAction):
+        return ""
+    if not _is_a(action.type, value):
+        exponent = "; with an exponent YAML reads 1.0e-3 and not 1e-3" if one == "a number" and isinstance(value, str) else ""
+        return f"{one} is expected{exponent}"
+    return nearest(value, action.choices) if action.choices and value not in action.choices else ""
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    """Say whether a value of YAML is of the type that an option's text is converted to."""
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    if kind is str2bool:
+        return isinstance(value, bool)
+    return isinstance(value, str) and bool(value) if kind in (str, None) else True
+
+
+def _line_of(path: Pathlike, key: Any) -> Optional[int]:
+    """Return the line of a top-level key."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return next((i for i, text in enumerate(lines, 1) if re.match(rf"{re.escape(str(key))}\s*:", text)), None)
 
 
 def set_data(args: argparse.Namespace, mode: str, directory: Pathlike, sources: bool = False) -> None:

@@ -32,7 +32,7 @@ from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
-from espnet_mt_llm.common import UserError, nearest
+from espnet_mt_llm.common import UserError, at, nearest
 from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.encoders.interface import SpeakerEncoder, SpeechEncoder
 from espnet_mt_llm.encoders.registry import SPEAKER, SPEECH, speaker_encoder, speech_encoder
@@ -190,7 +190,10 @@ class SpeechLLMTask(MultiTalkerTask):
         prompts = [targets.prompt_size(speakers) for speakers in range(args.max_talkers + 1)]
 
         def positions(seconds: float, tokens: int, speakers: int) -> int:
-            audio = 0 if layout is None else layout.length(math.ceil(seconds / args.frame_shift))
+            try:
+                audio = 0 if layout is None else layout.length(math.ceil(seconds / args.frame_shift))
+            except ValueError as e:
+                raise UserError(f"layout: {e}; see layout_conf, or cut shorter clips") from None
             return audio + tokens + prompts[min(speakers, args.max_talkers)]
 
         return positions
@@ -237,8 +240,6 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         UserError: options that exclude each other.
     """
-    if isinstance(args.train_parts, str):
-        raise UserError(f"train_parts: a list is expected, e.g. [{args.train_parts}]")
     for name in args.train_parts:
         if name not in PARTS:
             raise UserError(f"train_parts: unknown part '{name}'; {nearest(str(name), PARTS)}")
@@ -256,14 +257,20 @@ def check(args: argparse.Namespace) -> None:
 
 def voice_weight(args: argparse.Namespace) -> float:
     """Return the weight of the loss of voices."""
-    return float((args.model_conf or {}).get("voice_weight", 0.0))
+    weight = (args.model_conf or {}).get("voice_weight", 0.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        raise UserError(f"model_conf: voice_weight: {weight!r}; a number from 0 on is expected")
+    return float(weight)
 
 
 def build_layout(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) -> Layout:
     """Build the layout of ``args`` for the input space of ``size``; anchors are numbers in its tokens."""
     conf = dict(args.layout_conf or {})
     if args.layout == "time_concat":
-        conf["anchor_ids"] = [tokenizer.encode(str(k)) for k in range(1, int(conf.pop("anchors", 100)) + 1)]
+        anchors = conf.pop("anchors", 100)
+        if isinstance(anchors, bool) or not isinstance(anchors, int) or anchors < 1:
+            raise UserError(f"layout_conf: anchors: {anchors!r}; a whole number of at least 1 is expected")
+        conf["anchor_ids"] = [tokenizer.encode(str(k)) for k in range(1, anchors + 1)]
     return build(LAYOUTS[args.layout], conf, "layout_conf", size)
 
 
@@ -334,7 +341,8 @@ class Chunks:
     """The chunks whose embeddings make the speaker stream: ``sizes`` in seconds; ``raw`` for statistics instead."""
 
     def __init__(self, sizes: Sequence[float] = (0.4, 0.2, 0.1), raw: bool = False) -> None:
-        if not isinstance(sizes, (list, tuple)) or not sizes:
+        if not isinstance(sizes, (list, tuple)) or not sizes or not all(
+                isinstance(size, (int, float)) and size > 0 for size in sizes):
             raise ValueError(f"sizes: {sizes} is no list of seconds")
         self.sizes, self.raw = tuple(sizes), bool(raw)
 
@@ -395,6 +403,9 @@ def clip_sizes(args: argparse.Namespace, options: IteratorOptions) -> dict[str, 
     supervision = read_supervision(Path(directory) / "supervision")
     found = {}
     for clip, number in samples.items():
+        if clip not in supervision:
+            raise at(Path(directory) / "supervision", None, f"the clip '{clip}' is not there", "make the clips again "
+                     "(stage 3)")
         segments = targets.normalised(supervision[clip])
         found[clip] = Size(int(number) / args.rate, len(targets.target(segments).ids),
                            frozenset(s["speaker"] for s in segments))

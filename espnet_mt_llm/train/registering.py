@@ -49,6 +49,12 @@ class Registering:
     rivals: float = 0.0
 
     def __post_init__(self) -> None:
+        for key in ("num_stretches", "max_distractors", "min_distractors", "seed"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{key}: {value!r} is no whole number")
+        if self.names is not None and not isinstance(self.names, str):
+            raise ValueError(f"names: {self.names!r} is no file")
         if self.num_stretches < 1 or not 1 <= self.min_distractors <= self.max_distractors:
             raise ValueError(f"{self.num_stretches} stretches, {self.min_distractors} to {self.max_distractors} "
                              "distractors: expected 1 or more, in this order")

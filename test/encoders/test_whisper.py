@@ -94,6 +94,7 @@ def test_other_files_of_weights(saved: tuple[Path, torch.nn.Module], tmp_path: P
         return tmp_path / name
 
     torch.save(state, files("bin") / "pytorch_model.bin")
+    torch.save(state, files("legacy") / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     shards = {"a": {k: v for k, v in state.items() if "conv" in k}, "b": {k: v for k, v in state.items()
                                                                         if "conv" not in k}}
     root = files("shards")
@@ -101,7 +102,7 @@ def test_other_files_of_weights(saved: tuple[Path, torch.nn.Module], tmp_path: P
         torch.save(part, root / name)
     index = {"weight_map": {key: name for name, part in shards.items() for key in part}}
     (root / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    for name in ("bin", "shards"):
+    for name in ("bin", "legacy", "shards"):
         found = Whisper(checkpoint=str(tmp_path / name)).eval()(speech, lengths)[0]
         torch.testing.assert_close(found, expected)
     (root / "a").unlink()

@@ -1,6 +1,7 @@
 """Decoding with a speech LLM: registration, batches and jobs, answers to speakers, what is counted, bad input."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -101,11 +102,20 @@ def scripted(root: Path, answers: dict[str, str], **conf: Any) -> tuple[list, di
     ({"batch_positions": -1}, "batch_positions: -1"),
     ({"dtype": "bf16"}, "dtype: 'bf16'; did you mean 'bfloat16'?"),
     ({"seed": None}, "seed: None"),
+    ({"weights": 5}, "weights: 5; the name of a file"),
 ])
 def test_bad_configuration(tmp_path: Path, conf: dict, message: str) -> None:
     (tmp_path / "d.yaml").write_text(json.dumps(conf))
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         SpeechLLMConfig.load(tmp_path / "d.yaml")
+
+
+def test_a_clip_without_audio(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "dump", tmp_path / "dump")
+    lines = (tmp_path / "dump/wav.scp").read_text().splitlines(keepends=True)
+    (tmp_path / "dump/wav.scp").write_text("".join(lines[1:]))
+    with pytest.raises(UserError, match="wav.scp: the clip 'c0' is not there; make the clips again"):
+        decode(root / "exp/01", tmp_path / "dump", SpeechLLMConfig())
 
 
 def test_jobs_and_batches_change_nothing(root: Path) -> None:

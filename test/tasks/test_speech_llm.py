@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -319,7 +320,7 @@ def test_debug_run(root: Path, work: Path) -> None:
 
 @pytest.mark.parametrize("changes, message", [
     ({"train_parts": ["adaptor"]}, r"train_parts: unknown part 'adaptor'; did you mean 'adapter'\?"),
-    ({"train_parts": "adapter"}, r"train_parts: a list is expected, e.g. \[adapter\]"),
+    ({"train_parts": "adapter"}, r"train_parts: 'adapter'; a list is expected, e.g. \[adapter\]"),
     ({"train_parts": []}, "train_parts is empty; say what this step trains; this model has adapter, llm"),
     ({"train_parts": ["llm_lora"]}, "this model has no llm_lora to train; it has adapter, llm"),
     ({"layout": "none"}, "this model has no adapter to train; it has llm"),
@@ -348,7 +349,54 @@ def test_debug_run(root: Path, work: Path) -> None:
     ({"mixed_batches": True}, "mixed_batches and batch_positions are two ways"),
     ({"batch_positions": 10}, "clip 'c0' of .* s takes .* positions, a batch has 10"),
     ({"max_talkers": 1}, "2 speakers for 1 ids"),
+    # Values of a wrong type; the line is named where the value is one of the first level.
+    ({"train_parts": None}, r"yaml:\d+: train_parts: None; a list is expected"),
+    ({"new_tokens": "<SC>"}, r"yaml:\d+: new_tokens: '<SC>'; a list is expected, e.g. \[<SC>\]"),
+    ({"new_tokens": [5]}, r"new_tokens: \[5\]; a list is expected"),
+    ({"init_param": "01_x/latest.pth"}, r"init_param: '01_x/latest.pth'; a list is expected, e.g. \[01_x/latest.pth\]"),
+    ({"speed_factors": 1.1}, r"speed_factors: 1.1; a list is expected"),
+    ({"talkers": 2}, r"talkers: 2; a list is expected"),
+    ({"concatenate": True}, "concatenate: True; 'key: value' lines are expected"),
+    ({"tokenizer": 5}, "tokenizer: 5; a word is expected"),
+    ({"max_epoch": "many"}, "max_epoch: 'many'; a whole number is expected"),
+    ({"grad_clip": "1e-1"}, "grad_clip: '1e-1'; a number is expected; with an exponent YAML reads 1.0e-3"),
+    ({"feature_cache": "maybe"}, "feature_cache: 'maybe'; true or false is expected"),
+    ({"layout": "interleaved"}, r"layout: 'interleaved'; did you mean 'interleave'\?"),
+    ({"model_conf": {"voice_weight": "abc"}}, "model_conf: voice_weight: 'abc'; a number from 0 on"),
+    ({"model_conf": {"floor": "two"}}, "model_conf: floor: 'two' is no number"),
+    ({"model_conf": {"voice_weight": 1.0, "voice_layer": 1.5}}, "voice_layer: 1.5 is no whole number"),
+    ({"layout": "time_concat", "layout_conf": {"anchors": "many"}}, "anchors: 'many'; a whole number of at least 1"),
+    ({"layout": "interleave", "layout_conf": {"chunk": 5.5}}, "layout_conf: chunk: 5.5 is no whole number"),
+    ({"layout": "interleave", "chunk_conf": {"sizes": ["a"]}}, "sizes: .* is no list of seconds"),
+    ({"layout": "time_concat", "layout_conf": {"anchors": 1, "chunk": 2},
+      "train_parts": ["adapter", "speaker_adapter", "llm"]}, "layout: .* see layout_conf, or cut shorter clips"),
+    ({"registration": "match", "registration_conf": {"num_stretches": 1.5}}, "num_stretches: 1.5 is no whole number"),
+    ({"registration": "match", "registration_conf": {"shuffle_names": True, "names": 5}}, "names: 5 is no file"),
+    ({"llm_conf": {"config": {**LLM, "num_attention_heads": 3}}}, "hidden_size 16 is no multiple of .* 3; change one"),
 ])
 def test_bad_configuration(root: Path, work: Path, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         train(work, root / "dump", **changes)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"llm_conf": {"config": LLM, "lora": {"rank": 3}}, "train_parts": ["adapter", "llm_lora"]}, "lora_A.*size mismatch"),
+    ({"projector_conf": {"hidden": 7}}, "adapter.*size mismatch"),
+    ({"llm_conf": {"config": LLM}, "train_parts": ["adapter", "llm"]}, "Unexpected key.*lora_"),
+])
+def test_weights_that_do_not_fit_a_step(root: Path, work: Path, changes: dict, words: str) -> None:
+    first = {"llm_conf": {"config": LLM, "lora": {"rank": 2}}, "train_parts": ["adapter", "llm_lora"]}
+    train(work, root / "dump", "01", **first)
+    with pytest.raises(UserError, match="exp/02: weights do not fit this configuration: ") as caught:
+        train(work, root / "dump", "02", **{**first, **changes}, init_param=["01/latest.pth"])
+    said = str(caught.value)
+    assert "01/latest.pth" in said and re.search(words, said) and len(said) < 1500
+
+
+def test_a_clip_without_its_transcript(root: Path, work: Path) -> None:
+    clips = work / "dump"
+    shutil.copytree(root / "dump", clips)
+    lines = (clips / "supervision").read_text().splitlines(keepends=True)
+    (clips / "supervision").write_text("".join(lines[1:]))
+    with pytest.raises(UserError, match="supervision: the clip 'c0' is not there; make the clips again"):
+        train(work, clips)
