@@ -15,6 +15,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--unit", choices=UNITS, default="word", help="what an error is counted in")
     parser.add_argument("--profile", choices=PROFILES, default="none", help="normalisation of both sides")
     # Options that are not given are left to score_decode, which looks at what decoding recorded.
+    parser.add_argument("--permutation_unit", default="clip", choices=("clip", "session"),
+                        help="within what speakers may be permuted; session: all clips of a recording are one, and of "
+                             "an answer's speakers each label is one person in all of them")
     parser.add_argument("--sot_order", default=argparse.SUPPRESS,
                         help="order of the serialized reference (default: as recorded in decode.json, else onset)")
     parser.add_argument("--tie_rule", default=argparse.SUPPRESS,

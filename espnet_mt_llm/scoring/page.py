@@ -11,6 +11,7 @@ from espnet_mt_llm.scoring.diarization import RTTM, read_hypothesis_times
 from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
 from espnet_mt_llm.scoring.result_types import TalkerCounts
 from espnet_mt_llm.scoring.rows import Row, others_tables
+from espnet_mt_llm.scoring.joining import join_clips
 from espnet_mt_llm.scoring.score import Convention, read_hypothesis, read_json
 from espnet_mt_llm.scoring.table import (Score, by_convention, caption, environments, measures, metric_names,
                                          overregistered_curves, overregistered_table, percent, rows_of, table)
@@ -119,6 +120,7 @@ def answers_table(score: Score) -> Html:
     lines += [[talkers, *(m.text for m in found)] for talkers, found in parts]
     given = dict(score["answers"])
     mode = given.pop("registration")
+    given.pop("clips", None)
     facts = [f"registration: {mode}"] if mode else []
     facts += [f"{_ANSWERS[key]}: {n}" for key, n in given.items()]
     return join([el("h4", "Answers"), el("p", ", ".join(facts), class_="small"), html_table(lines, 1)])
@@ -165,7 +167,10 @@ def _texts(score: Score, recipe: Path) -> Any:
     reference, hyp = recipe / score["reference"], Path(score["dir"])
     try:
         times = read_hypothesis_times(hyp / RTTM) if "diarization" in score else {}
-        return read_supervision(reference / "supervision"), read_hypothesis(hyp / "hyp.seglst.json"), times
+        said, understood = read_supervision(reference / "supervision"), read_hypothesis(hyp / "hyp.seglst.json")
+        if score["conventions"]["permutation_unit"] == "session":
+            said, understood = join_clips(said), join_clips(understood)
+        return said, understood, times
     except UserError as e:
         return str(e)
 
@@ -198,7 +203,7 @@ def session_cards(score: Score, recipe: Path) -> List[Html]:
 
 def _facts(score: Score) -> str:
     count, speed = score["count"], score["speed"]
-    facts = [f"{score['clips']} clips",
+    facts = [f"{score['clips']} {score['conventions']['permutation_unit']}s",
              f"talker count right in {percent(count['accuracy'])} % ({count['correct']} / {count['total']})"]
     if speed and speed["rtf"] is not None:
         facts.append(f"RTF {speed['rtf']:.4f} ({speed['audio_seconds']:.0f} s of audio in "

@@ -1,19 +1,21 @@
 """Score a decode directory against the reference of its set: `supervision` + `hyp.seglst.json` → `score.json`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, progress
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, nearest, progress
 from espnet_mt_llm.scoring import answers, metrics
 from espnet_mt_llm.scoring.answers import Answers
+from espnet_mt_llm.scoring.joining import join_clips
 from espnet_mt_llm.scoring.result_types import ClipScore, Errors, SetScore, Speed
 from espnet_mt_llm.scoring.signals import Signals, check_ids, score_signals
 from espnet_mt_llm.text.normalise import check_profile, normalise, tokens
 from espnet_mt_llm.text.serialisation import SC, TIE_RULES, Order, read_supervision, strip_sc, turns
 
 Segments = List[dict]
+PERMUTATION_UNITS = ("clip", "session")
 # What errors are called that a hypothesis with random speakers has.
 _CHANCE = "chance_"
 
@@ -28,9 +30,13 @@ class Convention:
     speaker_attributed: bool = False
     tcp_collar: Optional[float] = None
     chance: bool = False
+    permutation_unit: str = "clip"
 
     def __post_init__(self) -> None:
         check_profile(self.profile)
+        if self.permutation_unit not in PERMUTATION_UNITS:
+            raise UserError(f"permutation_unit: '{self.permutation_unit}'; "
+                            f"{nearest(self.permutation_unit, PERMUTATION_UNITS)}")
         if self.tcp_collar is not None and not self.tcp_collar >= 0:
             raise UserError(f"tcp_collar: {self.tcp_collar}; use seconds, for example 5")
         tokens("", self.unit)
@@ -210,7 +216,9 @@ def _conventions(convention: Convention, given: Optional[Answers], counts: Optio
     return {
         "unit": convention.unit,
         "profile": convention.profile,
-        "permutation_unit": "clip",
+        "permutation_unit": convention.permutation_unit,
+        **({} if convention.permutation_unit == "clip" else {
+            "sessions": "the clips of one recording, by the times in their names; a label is one speaker in all of them"}),
         "collar": None,
         "collar_note": "no metric here uses times" if tcp is None else "only tcp uses times",
         "averaging": "micro: errors and reference lengths are summed over clips",
@@ -278,11 +286,12 @@ def _order(decode: Mapping[str, Any], sot_order: Optional[str], tie_rule: Option
 def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: str = "none",
                  sot_order: Optional[str] = None, tie_rule: Optional[str] = None, sot_unit: Optional[str] = None,
                  speaker_attributed: bool = False, tcp_collar: Optional[float] = None, sweep_diarization: bool = False,
-                 nj: int = 1, out: Optional[Pathlike] = None, command: str = "") -> Dict[str, Any]:
+                 permutation_unit: str = "clip", nj: int = 1, out: Optional[Pathlike] = None, command: str = "") -> Dict[str, Any]:
     """Score the decode directory ``hyp`` against ``ref``/supervision and write ``score.json``.
 
     Args:
         tcp_collar: seconds; also score words with a constraint on their times (every segment needs times).
+        permutation_unit: ``clip``, or ``session``: the clips of a recording count as one; of words alone.
         sweep_diarization: also try median widths and thresholds on the frame probabilities (activity.npz).
         nj: processes that compare separated signals.
         command: what the record says made it.
@@ -310,30 +319,35 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
             hypothesis.pop(clip, None)
         counts = None if counts is None else {**counts, **dict.fromkeys(given.unparsable_clips, 0)}
     convention = Convention(unit, profile, _order(decode, sot_order, tie_rule, sot_unit), speaker_attributed,
-                            tcp_collar, given is not None)
+                            tcp_collar, given is not None, permutation_unit)
     if tcp_collar is not None:
         _check_times(hypothesis, hyp / "hyp.seglst.json")
-    signals = score_signals(reference, ref, hyp, decode, sweep_diarization, nj)
+    by_session = permutation_unit == "session"
+    signals = Signals() if by_session else score_signals(reference, ref, hyp, decode, sweep_diarization, nj)
     reads = "recognition" in decode.get("heads", ["recognition"])
     # What a model was never asked to read is no error: without words to find there are no rates of words.
     words = reference if reads else {c: [{**s, "words": ""} for s in said] for c, said in reference.items()}
+    unparsable = given.unparsable_clips if given else ()
+    missing = [clip for clip in reference if reads and clip not in hypothesis and clip not in unparsable]
+    if by_session:
+        words, hypothesis, counts = join_clips(words), join_clips(hypothesis), None
+        given = replace(given, overregistered=None) if given else None
     clips, num_exact = score_set(words, hypothesis, counts, convention)
     by_number = {str(n): [c for c in clips if c.num_speakers == n] for n in sorted({c.num_speakers for c in clips})}
     bins = answers.by_overregistered(clips, given.overregistered) if given and given.overregistered else {}
-    unparsable = given.unparsable_clips if given else ()
     now = environment()
     score = {
         **_identity(hyp, decode),
         **_set_dict(clips, convention),
         **signals.sections(clips),
         **({"diarization_sweep": signals.sweep} if signals.sweep else {}),
-        **({"answers": given.section()} if given else {}),
+        **({"answers": {**given.section(), **({"clips": len(reference)} if by_session else {})}} if given else {}),
         "by_num_speakers": {n: {**_set_dict(part, convention), **signals.sections(part)}
                             for n, part in by_number.items()},
         **({"by_overregistered": {n: _set_dict(part, convention) for n, part in bins.items()}} if bins else {}),
         "speed": _speed(decode, decode_path),
         "conventions": {**_conventions(convention, given, counts, num_exact, len(clips)), **signals.conventions()},
-        "missing_hypotheses": [c.clip for c in clips if reads and c.missing and c.clip not in unparsable],
+        "missing_hypotheses": missing,
         **({"warnings": list(signals.warnings)} if signals.warnings else {}),
         "reference": str(ref),
         "commit": now["commit"],
@@ -350,7 +364,8 @@ def summary(score: Mapping[str, Any]) -> str:
     """Say a score in a line, and what was missing in a second one."""
     cp, serialized, count = score["metrics"]["cp"], score["metrics"]["serialized"], score["count"]
     rate = {"word": "WER", "char": "CER", "mixed": "MER"}[score["conventions"]["unit"]]
-    line = (f"{score['system']}/{score['step']}/{score['decode']}/{score['set']}: {score['clips']} clips, cp{rate} "
+    line = (f"{score['system']}/{score['step']}/{score['decode']}/{score['set']}: {score['clips']} "
+            f"{score['conventions']['permutation_unit']}s, cp{rate} "
             f"{_percent(cp['rate'])} ({cp['errors']} / {cp['length']}), {rate} {_percent(serialized['rate'])}, "
             f"talker count {_percent(count['accuracy'])}")
     if "answers" in score:

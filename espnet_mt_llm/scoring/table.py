@@ -95,7 +95,7 @@ def measures(part: Mapping[str, Any]) -> List[Measure]:
     out += [Measure(f"{key} by chance", "%", 2, rate(d["rate"])) for key, d in part.get("chance", {}).items()]
     if "answers" in part:
         given = part["answers"]
-        out.append(Measure("unparsable", "%", 2, rate(given["unparsable"] / part["clips"])))
+        out.append(Measure("unparsable", "%", 2, rate(given["unparsable"] / given.get("clips", part["clips"]))))
         out.append(Measure("repetitions stopped", "", 0, given["repeated"]))
     return out
 
@@ -108,6 +108,8 @@ def commit_of(score: Mapping[str, Any]) -> str:
 def rows_of(score: Score) -> List[Row]:
     """Turn a score into rows: each metric for the whole set, then by number of talkers when it differs in the set."""
     name = f"{score['step']}/{score['decode']}"
+    unit = score["conventions"]["permutation_unit"]
+    name += "" if unit == "clip" else f", by {unit}"
     parts = [(name, score)]
     if len(score["by_num_speakers"]) > 1:
         parts += [(f"{name}, {n}-talker clips", part) for n, part in score["by_num_speakers"].items()]
@@ -159,10 +161,11 @@ def by_convention(scores: Sequence[Score]) -> List[Tuple[Tuple[str, str, str], L
 def table(scores: Sequence[Score]) -> List[List[str]]:
     """Return the results table of scores with one convention: a header and a line for each set and talker count."""
     names = metric_names(scores[0]["conventions"]["unit"])
+    units = f"{scores[0]['conventions']['permutation_unit']}s"
     metrics = [m for m in ("cp", "orc", "serialized", "sa", "tcp") if any(m in s["metrics"] for s in scores)]
     sections = [{"clips": s["clips"], key: s[key]} for key in _CAPTIONS for s in scores if key in s]
     heads = list(dict.fromkeys(m.head for part in sections for m in measures(part)))
-    out = [["system", "step", "decoding", "set", "talkers", "clips", *(f"{names[m]} %" for m in metrics),
+    out = [["system", "step", "decoding", "set", "talkers", units, *(f"{names[m]} %" for m in metrics),
             "count acc. %", *heads, "RTF"]]
     for s in scores:
         counts = s["by_num_speakers"]

@@ -40,6 +40,65 @@ def test_counts_by_hand(decoded):
     assert score["system"] == "sctc" and score["command"] == "x" and score["environment"]["commit"]
 
 
+SESSION = {"R1-0000000-0001000": [("A", 0.0, 2.0, "one two"), ("B", 3.0, 5.0, "three")],
+           "R1-0001000-0002000": [("B", 0.5, 2.0, "four five"), ("A", 3.0, 4.0, "six")],
+           "R2": [("A", 0.0, 1.0, "seven")]}
+
+
+def test_by_session_a_label_is_one_speaker_in_all_clips(tmp_path, write):
+    # Each clip is right by itself, but the second one numbers its speakers anew.
+    said = [("R1-0000000-0001000", "0", "one two"), ("R1-0000000-0001000", "1", "three"),
+            ("R1-0001000-0002000", "0", "four five"), ("R1-0001000-0002000", "1", "six"), ("R2", "0", "seven")]
+    ref, hyp = write(tmp_path, "t", SESSION, said, {c: len(s) for c, s in SESSION.items()})
+    assert score_decode(ref, hyp)["metrics"]["cp"]["errors"] == 0
+    score = score_decode(ref, hyp, permutation_unit="session", sot_unit="utterance")
+    # 0: one two four five, 1: three six; A: one two six, B: three four five. Either way 2 + 2 words are wrong.
+    assert score["metrics"]["cp"]["errors"] == 4 and score["metrics"]["cp"]["length"] == 7
+    assert score["metrics"]["serialized"]["errors"] == 0
+    assert score["clips"] == 2 and set(score["sessions"]) == {"R1", "R2"}
+    assert score["conventions"]["permutation_unit"] == "session"
+    assert "2 sessions" in summary(score) and score["count"]["correct"] == 2
+    # By name, over clips: a name that is right throughout costs nothing.
+    names = [(c, {"0": "AB"[c == "R1-0001000-0002000"], "1": "BA"[c == "R1-0001000-0002000"]}[n], w) for c, n, w in said]
+    ref, hyp = write(tmp_path, "t", SESSION, names, {c: len(s) for c, s in SESSION.items()})
+    score = score_decode(ref, hyp, permutation_unit="session", speaker_attributed=True)
+    assert score["metrics"]["sa"]["errors"] == 0 and score["metrics"]["cp"]["errors"] == 0
+
+
+def test_by_session_times_go_on_and_lost_clips_are_named(tmp_path, write):
+    said = [("R1-0000000-0001000", "0", "one two"), ("R1-0000000-0001000", "1", "three"), ("R2", "0", "seven")]
+    ref, hyp = write(tmp_path, "t", SESSION, said, {})
+    entries = [{**e, "start_time": 0.0, "end_time": 1.0} for e in json.loads((hyp / "hyp.seglst.json").read_text())]
+    # In the second clip B comes first; by times from the begin of its clip he would come before the first one's A.
+    entries += [{"session_id": "R1-0001000-0002000", "speaker": "1", "words": "four five", "start_time": 0.0,
+                 "end_time": 2.0}]
+    (hyp / "hyp.seglst.json").write_text(json.dumps(entries))
+    score = score_decode(ref, hyp, permutation_unit="session")
+    assert score["metrics"]["cp"]["errors"] == 1, "six alone is lost"
+    (hyp / "hyp.seglst.json").write_text(json.dumps(entries[:-1]))
+    score = score_decode(ref, hyp, permutation_unit="session")
+    assert score["missing_hypotheses"] == ["R1-0001000-0002000"] and score["metrics"]["cp"]["deletions"] == 3
+    with pytest.raises(UserError, match="permutation_unit: 'sesion'; did you mean 'session'"):
+        score_decode(ref, hyp, permutation_unit="sesion")
+
+
+def test_the_page_keeps_both_units_apart(tmp_path, write):
+    from espnet_mt_llm.scoring.results import make_results
+
+    said = [("R1-0000000-0001000", "0", "one two"), ("R2", "0", "seven")]
+    rows = {}
+    for unit in ("clip", "session"):
+        ref, hyp = write(tmp_path, "t", SESSION, said, {c: len(s) for c, s in SESSION.items()})
+        score_decode(ref, hyp, permutation_unit=unit)
+        make_results(tmp_path, tmp_path / "exp", tmp_path / "README.md", tmp_path / "results.json",
+                     tmp_path / "page.html")
+        readme = (tmp_path / "README.md").read_text()
+        assert f"speakers permuted by {unit}" in readme and f"| {unit}s |" in readme
+        assert f"{dict(clip=3, session=2)[unit]} {unit}s" in (tmp_path / "page.html").read_text()
+        rows = {(r["note"], r["metric"]) for r in json.loads((tmp_path / "results.json").read_text())}
+    assert {("01_sctc_train/decode_sctc", "cpWER"), ("01_sctc_train/decode_sctc, by session", "cpWER")} <= rows
+
+
 def test_the_same_bytes_twice(decoded):
     ref, hyp = decoded
     score_decode(ref, hyp)
