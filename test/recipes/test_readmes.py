@@ -49,7 +49,8 @@ def test_options_modules_and_files_exist(corpus: str) -> None:
     text, folder = readme(corpus), recipe(corpus)
     scripts = "\n".join(path.read_text() for path in (DRIVER, folder / "local" / "data.sh"))
     known = set(re.findall(r"^(\w+)=", scripts, re.MULTILINE))
-    nested = {"make_clips"} if "--clip_args" in text else set()
+    nested = {module for option, module in (("--clip_args", "make_clips"), ("--score_args", "score_decode"))
+              if option in text}
     for module in nested | set(re.findall(r"espnet_mt_llm\.bin\.(\w+)", text)):
         path = ROOT / "espnet_mt_llm" / "bin" / f"{module}.py"
         known |= set(re.findall(r'"--(\w+)"', path.read_text()))
