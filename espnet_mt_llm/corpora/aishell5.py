@@ -122,6 +122,8 @@ def prepare(root: Pathlike, out: Pathlike, *, channel: int = 1, profile: str = "
         _link(out / "aishell5_eval", "eval2_far")
     if "noise" in folders:
         _list_noise(folders["noise"], out / "noise", problems)
+    elif (out / "noise" / "noise.scp").exists():
+        log.warning("no noise in %s; the list of an earlier run stays: rm -r %s", root, out / "noise")
     made = {summary.name for summary in summaries}
     names = [f"{name}_{kind}" for name in dict.fromkeys(_FOLDERS.values()) for kind in ("far", "near")]
     print(table(summaries) + left_behind(out, [name for name in names if name not in made]), flush=True)

@@ -183,8 +183,11 @@ class MultiTalkerTask(AbsTask):
                 choose_clips(directory, args.talkers, shapes)
                 setattr(args, f"{mode}_shape_file", [str(shapes)])
         args.init_param = [find_step(p, args.output_dir) for p in args.init_param]
-        for conf in (getattr(args, name, None) for name in ("encoder_conf", "speaker_encoder_conf")):
+        for name in ("encoder_conf", "speaker_encoder_conf"):
+            conf = getattr(args, name, None)
             if conf and conf.get("checkpoint"):
+                if not isinstance(conf["checkpoint"], str):
+                    raise UserError(f"{name}: checkpoint: {conf['checkpoint']!r}; the name of a file or folder is expected")
                 conf["checkpoint"] = find_checkpoint(conf["checkpoint"], args.output_dir)
         register()
         check_optimizer(args)

@@ -1,6 +1,7 @@
 """AISHELL-5 in its raw layouts: sets, seats, microphones, sessions that cannot be read."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -376,13 +377,15 @@ def test_a_textgrid_that_was_cut_off(corpus, tmp_path):
     assert list(DataDir.read(tmp_path / "dev_far").wav) == ["dev_001"]
 
 
-def test_sets_that_are_not_made_any_more_are_named(corpus, tmp_path, capsys):
+def test_sets_that_are_not_made_any_more_are_named(corpus, tmp_path, capsys, caplog):
     aishell5.prepare(corpus, tmp_path)
     assert "an earlier run" not in capsys.readouterr().out
     for path in (corpus / "Dev").rglob("DA0*"):
         path.unlink()
+    shutil.rmtree(corpus / "noise")
     aishell5.prepare(corpus, tmp_path)
     assert f"sets that were not made now: rm -r {tmp_path}/dev_near\n" in capsys.readouterr().out
+    assert f"the list of an earlier run stays: rm -r {tmp_path}/noise" in caplog.text
 
 
 def test_wrong_folder(corpus, tmp_path, repository):

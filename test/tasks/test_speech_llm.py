@@ -358,6 +358,7 @@ def test_debug_run(root: Path, work: Path) -> None:
     ({"talkers": 2}, r"talkers: 2; a list is expected"),
     ({"concatenate": True}, "concatenate: True; 'key: value' lines are expected"),
     ({"tokenizer": 5}, "tokenizer: 5; a word is expected"),
+    ({"encoder_conf": {"checkpoint": 5}}, "encoder_conf: checkpoint: 5; the name of a file or folder is expected"),
     ({"max_epoch": "many"}, "max_epoch: 'many'; a whole number is expected"),
     ({"grad_clip": "1e-1"}, "grad_clip: '1e-1'; a number is expected; with an exponent YAML reads 1.0e-3"),
     ({"feature_cache": "maybe"}, "feature_cache: 'maybe'; true or false is expected"),
