@@ -18,9 +18,11 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", help="only these sets of the configuration")
     parser.add_argument("--debug", type=str2bool, default=False, help="use what the configuration's debug: overrides")
     parser.add_argument("--nj", type=int, default=1, help="how many processes draw")
+    parser.add_argument("--allow_problems", type=str2bool, default=False,
+                        help="go on without recordings that cannot be read (listed in problems.tsv)")
     args = parser.parse_args()
     configs = load_config(args.config, args.debug)
-    for name, number in draw_sets(configs, args.data_dir, args.sets, args.nj).items():
+    for name, number in draw_sets(configs, args.data_dir, args.sets, args.nj, args.allow_problems).items():
         if configs[name].conversation is None:
             print(f"{args.data_dir}/{name}: {number} mixtures")
         else:

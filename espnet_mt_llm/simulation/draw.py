@@ -16,10 +16,11 @@ from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, d
 from espnet_mt_llm.datadir.audio import duration
 from espnet_mt_llm.datadir.enrolment import write_source_dirs
 from espnet_mt_llm.datadir.maps import read_map
+from espnet_mt_llm.datadir.problems import Problems
 from espnet_mt_llm.simulation.config import STATISTICS, SimulationConfig
 from espnet_mt_llm.simulation.conversations import TICK, FittedSteps, Pool, Turn, concatenated_steps, converse
 from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture, Noise, Source
-from espnet_mt_llm.simulation.mixtures import FULL_SCALE, PEAK, SourceCache, layers
+from espnet_mt_llm.simulation.mixtures import FULL_SCALE, PEAK, SourceCache, Unreadable, layers
 from espnet_mt_llm.simulation.sets import write_set
 from espnet_mt_llm.simulation.sources import Sources, check_sources, read_sources
 from espnet_mt_llm.simulation.turn_statistics import TurnStatistics, activity, read_conversations, read_statistics
@@ -40,7 +41,8 @@ _LISTS = {
 
 
 def draw_mixtures(sources: Sources, config: SimulationConfig, name: str,
-                  statistics: Optional[TurnStatistics] = None, nj: int = 1) -> Iterator[Mixture]:
+                  statistics: Optional[TurnStatistics] = None, nj: int = 1,
+                  unreadable: Optional[dict[str, str]] = None) -> Iterator[Mixture]:
     """Draw the mixtures of the set ``name``, fewest talkers first; the same arguments give the same mixtures.
 
     Speakers are drawn evenly and without repetition (with ``same_source``: of one directory, which is drawn by how many
@@ -49,21 +51,26 @@ def draw_mixtures(sources: Sources, config: SimulationConfig, name: str,
     Args:
         statistics: what conversations are drawn from where the configuration says so.
         nj: how many processes draw; the mixtures are the same.
+        unreadable: takes the recordings that could not be read, and why; a mixture that met one is drawn again.
 
     Raises:
-        UserError: too few speakers, or the sources are too long for ``max_duration`` or ``duration``.
+        UserError: too few speakers, the sources are too long for ``max_duration`` or ``duration``, or hardly one of them
+            can be read.
     """
+    unreadable = {} if unreadable is None else unreadable
     drawer = _Drawer(sources, config, name, statistics, _CACHE_BYTES // max(nj, 1))
     wanted = [(talkers, index) for talkers in sorted(config.num_mixtures)
               for index in range(config.num_mixtures[talkers])]
     if nj <= 1 or len(wanted) <= _CHUNK:
         for talkers, index in wanted:
             yield drawer.draw(talkers, index)
+            unreadable.update(drawer.unreadable)
         return
     chunks = [wanted[k:k + _CHUNK] for k in range(0, len(wanted), _CHUNK)]
     # Forked, so that the sources are handed over without a copy.
     with ProcessPoolExecutor(nj, get_context("fork"), initializer=_keep, initargs=(drawer,)) as pool:
-        for chunk in pool.map(_draw_chunk, chunks):
+        for chunk, found in pool.map(_draw_chunk, chunks):
+            unreadable.update(found)
             yield from chunk
 
 
@@ -75,9 +82,9 @@ def _keep(drawer: "_Drawer") -> None:
     _kept = drawer
 
 
-def _draw_chunk(wanted: Sequence[tuple[int, int]]) -> list[Mixture]:
+def _draw_chunk(wanted: Sequence[tuple[int, int]]) -> tuple[list[Mixture], dict[str, str]]:
     assert _kept is not None
-    return [_kept.draw(talkers, index) for talkers, index in wanted]
+    return [_kept.draw(talkers, index) for talkers, index in wanted], _kept.unreadable
 
 
 class _Drawer:
@@ -102,13 +109,23 @@ class _Drawer:
         self.noises = _entries(config.noise_scp)
         self.noise_seconds = {wav: duration(wav) for wav in self.noises}
         self.rirs = _entries(config.rir_scp)
+        self.unreadable: dict[str, str] = {}
         self._levels: dict[tuple, tuple[float, float]] = {}
         self._fitted = FittedSteps(statistics) if statistics is not None else None
 
     def draw(self, talkers: int, index: int) -> Mixture:
         """Draw one mixture; it depends on nothing but the arguments, the configuration and the sources."""
         mixture_id = f"{self.name}-{talkers}spk-{index:06d}"
-        seed = derive_seed(self.config.seed, mixture_id)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._draw(talkers, mixture_id, derive_seed(self.config.seed, mixture_id,
+                                                                   *([attempt] if attempt else [])))
+            except Unreadable as e:
+                self.unreadable[e.wav] = str(e)
+        raise UserError(f"{mixture_id}: in {_ATTEMPTS} draws a recording could not be read each time; the last one is "
+                        f"{list(self.unreadable.values())[-1]}")
+
+    def _draw(self, talkers: int, mixture_id: str, seed: int) -> Mixture:
         chance = Chance(seed)
         sources = self._conversation(chance, talkers) if self.config.conversation else self._sources(chance, talkers)
         onsets = [s.offset for s in sources]
@@ -276,16 +293,19 @@ def overlap_share(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
-              sets: Optional[Sequence[str]] = None, nj: int = 1) -> dict[str, int]:
+              sets: Optional[Sequence[str]] = None, nj: int = 1, allow_problems: bool = False) -> dict[str, int]:
     """Draw and write the sets (all by default) below ``data_dir``; return set -> number of mixtures.
 
     The data directory of conversations has a report besides (:func:`write_report`). ``nj`` processes draw. Of all sets
-    those are left out, with a warning, whose sources are not there: corpora may be there in part.
+    those are left out, with a warning, whose sources are not there: corpora may be there in part. Recordings that
+    cannot be read are in no mixture; they are listed in ``problems.tsv``.
 
     Raises:
-        UserError: an unknown set, no sources for it or for any, or what :func:`draw_mixtures` raises.
+        UserError: an unknown set, no sources for it or for any, what :func:`draw_mixtures` raises, or recordings that
+            cannot be read and are not allowed.
     """
     numbers = {}
+    problems = Problems(data_dir)
     why = ""
     for name in sets or configs:
         if name not in configs:
@@ -302,12 +322,17 @@ def draw_sets(configs: Mapping[str, SimulationConfig], data_dir: Pathlike,
         sources = read_sources(data_dir, config.sources, config.alone)
         beside = replace(config, noise_scp=_list("noise_scp", config.noise_scp, data_dir),
                          rir_scp=_list("rir_scp", config.rir_scp, data_dir))
-        drawn = draw_mixtures(sources, beside, name, statistics, nj)
+        unreadable: dict[str, str] = {}
+        drawn = draw_mixtures(sources, beside, name, statistics, nj, unreadable)
         # For enrolment, which is from the same data dirs.
         write_source_dirs(out, config.sources)
         numbers[name] = write_set(progress(drawn, f"drawing {name}", sum(config.num_mixtures.values())), config, out)
         if config.conversation:
             write_report(config, statistics, out)
+        problems.count(name, sources.num_recordings)
+        for wav, problem in sorted(unreadable.items()):
+            problems.add(name, wav, problem)
+    problems.finish(allow_problems)
     if configs and not numbers:
         raise UserError(f"{why}, or go on without simulation: ./run.sh --simulate_config none")
     return numbers

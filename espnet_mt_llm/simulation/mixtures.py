@@ -6,7 +6,7 @@ from typing import Iterator, Mapping, Optional
 
 import numpy as np
 
-from espnet_mt_llm.common import Pathlike, at
+from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.datadir.audio import AudioReader, duration, read_audio, to_float32
 from espnet_mt_llm.simulation import librimix
 from espnet_mt_llm.simulation.manifest import Manifest, Mixture, Source
@@ -18,6 +18,29 @@ LONG_NOISE = 60.0  # seconds; of longer noise recordings only the stretch is rea
 # The GNU C library hands freed signals back to the system and gets them again page by page, which costs a third of the
 # rendering. Once it has freed a block of this size (which is never touched, so it costs nothing), it keeps them.
 np.empty(31 << 20, dtype=np.uint8)
+
+
+class Unreadable(UserError):
+    """A recording that cannot be read.
+
+    Args:
+        wav: its entry.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, wav: str, problem: str) -> None:
+        super().__init__(wav, problem)
+        self.wav = wav
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def _read(wav: str, *span: Optional[float], channel: Optional[int]) -> tuple[np.ndarray, int]:
+    try:
+        return read_audio(wav, *span, channel=channel)
+    except UserError as e:
+        raise Unreadable(wav, str(e)) from None
 
 
 class SourceCache:
@@ -36,7 +59,7 @@ class SourceCache:
         key = (source.wav, source.start, source.end, source.channel, rate)
         found = self._get(key)
         if found is None:
-            samples, found_rate = read_audio(source.wav, source.start, source.end, source.channel)
+            samples, found_rate = _read(source.wav, source.start, source.end, channel=source.channel)
             samples = resample(samples, found_rate, rate)
             found = self._put(key, to_16_bit(fit(samples, source.num_samples(rate))))
         return found
@@ -69,9 +92,9 @@ class SourceCache:
         if whole is None:
             seconds = num_samples / rate
             if duration(wav) > max(LONG_NOISE, start + seconds + 0.01):
-                samples, found_rate = read_audio(wav, start, start + seconds + 0.01, channel=1)
+                samples, found_rate = _read(wav, start, start + seconds + 0.01, channel=1)
                 return fit(to_16_bit(resample(samples, found_rate, rate)), num_samples)
-            samples, found_rate = read_audio(wav, channel=1)
+            samples, found_rate = _read(wav, channel=1)
             whole = self._put(key, to_16_bit(resample(samples, found_rate, rate)))
         begin = round(start * rate) % len(whole)
         if begin + num_samples <= len(whole):
@@ -87,7 +110,7 @@ class SourceCache:
         key = (wav, "rir", None, rate)
         found = self._get(key)
         if found is None:
-            samples, found_rate = read_audio(wav, channel=1)
+            samples, found_rate = _read(wav, channel=1)
             samples = resample(samples, found_rate, rate)
             samples = samples[int(np.argmax(np.abs(samples))):]
             energy = float(np.sqrt(np.sum(np.square(samples, dtype=np.float64))))

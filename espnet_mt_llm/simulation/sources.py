@@ -129,6 +129,11 @@ class Sources:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def num_recordings(self) -> int:
+        """Return how many recordings the utterances are in."""
+        return len(self._wavs)
+
     def seconds(self, speaker: int) -> list[float]:
         """Return the lengths of a speaker's utterances."""
         part = self.of_speaker[speaker]

@@ -1,7 +1,9 @@
 """Drawing: what the configuration promises holds for every mixture, and the same arguments give the same bytes."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from espnet_mt_llm.datadir.kaldi import DataDir
 from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.simulation.config import SimulationConfig
 from espnet_mt_llm.simulation.draw import draw_mixtures, draw_onsets, draw_sets, overlap_share
+from espnet_mt_llm.simulation.manifest import Manifest
 from espnet_mt_llm.simulation.mixtures import SourceCache, layers, render
 from espnet_mt_llm.simulation.sources import Sources, spoken_alone
 
@@ -240,6 +243,38 @@ def test_sets_whose_sources_are_not_there_are_left_out(sources, tmp_path, caplog
         draw_sets(configs, tmp_path, ["absent"])
     with pytest.raises(UserError, match="train_near: no such .*, or go on without simulation: ./run.sh --simulate_conf"):
         draw_sets({"absent": configs["absent"]}, tmp_path)
+
+
+@pytest.mark.parametrize("nj", [1, 2])
+def test_recordings_that_cannot_be_read_are_in_no_mixture(sources, tmp_path, nj):
+    shutil.copytree(sources.path, tmp_path / "train")
+    wav = {rec: path.replace(str(sources.path), str(tmp_path / "train")) for rec, path in sources.wav.items()}
+    write_map(tmp_path / "train" / "wav.scp", wav)
+    config = configuration(level=-26, num_mixtures={2: 40})
+    draw_sets({"set": config}, tmp_path, nj=nj)
+    before = list(Manifest(tmp_path / "set" / "mixtures.jsonl").values())
+    content = Path(wav["rec00"]).read_bytes()
+    Path(wav["rec00"]).write_bytes(content[:9000] + bytes(9000) + content[18000:])
+    with pytest.raises(UserError, match="1 of 12 sessions has problems, see .*problems.tsv; everything else"):
+        draw_sets({"set": config}, tmp_path, nj=nj)
+    after = list(Manifest(tmp_path / "set" / "mixtures.jsonl").values())
+    hit = [wav["rec00"] in {s.wav for s in m.sources} for m in before]
+    assert any(hit) and not any(wav["rec00"] in {s.wav for s in m.sources} for m in after)
+    assert [a for a, h in zip(after, hit) if not h] == [b for b, h in zip(before, hit) if not h], "others are the same"
+    assert f"set\t{wav['rec00']}\t{wav['rec00']}: " in (tmp_path / "problems.tsv").read_text()
+    assert draw_sets({"set": config}, tmp_path, nj=nj, allow_problems=True) == {"set": 40}
+    assert list(Manifest(tmp_path / "set" / "mixtures.jsonl").values()) == after
+    Path(wav["rec00"]).write_bytes(content)
+    draw_sets({"set": config}, tmp_path, nj=nj)
+    assert list(Manifest(tmp_path / "set" / "mixtures.jsonl").values()) == before
+    assert not (tmp_path / "problems.tsv").exists()
+
+
+def test_where_nothing_can_be_read(sources, tmp_path):
+    shutil.copytree(sources.path, tmp_path / "train")
+    write_map(tmp_path / "train" / "wav.scp", {rec: str(tmp_path / f"{rec}.flac") for rec in sources.wav})
+    with pytest.raises(UserError, match="set-2spk-000000: in 100 draws a recording could not be read each time"):
+        draw_sets({"set": configuration(level=-26, num_mixtures={2: 2})}, tmp_path)
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20), st.sampled_from("ab")), max_size=12))

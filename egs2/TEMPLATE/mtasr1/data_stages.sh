@@ -73,12 +73,12 @@ with_corpora() { # the corpora belong to the plan
 }
 
 make_simulation() {
-    if [ -e "${simulate_config}" ]; then
-        one_job draw "${datadir}/log/draw_mixtures.log" ${python} -m espnet_mt_llm.bin.draw_mixtures \
-            --config "${simulate_config}" --data_dir "${datadir}" --debug "${debug}" --nj "${nj}"
-    fi
     local dir sets=("${datadir}/<each set whose audio is written>") options=()
     if ${allow_problems}; then options=(--allow_problems true); fi
+    if [ -e "${simulate_config}" ]; then
+        one_job draw "${datadir}/log/draw_mixtures.log" ${python} -m espnet_mt_llm.bin.draw_mixtures \
+            --config "${simulate_config}" --data_dir "${datadir}" --debug "${debug}" --nj "${nj}" "${options[@]}"
+    fi
     if ! ${printing}; then mapfile -t sets < <(data_dirs simulated); fi
     for dir in "${sets[@]}"; do
         # A set that is made while it is read has commands, ending in a pipe sign, instead of files.
