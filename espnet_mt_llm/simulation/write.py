@@ -76,9 +76,10 @@ def leave_out_missing(data_dir: Pathlike) -> int:
     if len(missing) == len(wav):
         raise UserError(f"{data_dir}: no mixture could be made; see {data_dir}/log")
     problems = Problems(data_dir.parent)
-    problems.count(data_dir.name, len(wav))
+    name = f"{data_dir.name}/audio"  # what drawing the set has found stays in the list
+    problems.count(name, len(wav))
     for mixture in sorted(missing):
-        problems.add(data_dir.name, mixture, f"cannot be made, see {data_dir}/log/write_mixtures.*.log")
+        problems.add(name, mixture, f"cannot be made, see {data_dir}/log/write_mixtures.*.log")
     if missing:
         tables = read_tables(data_dir)
         recs = recording_of(tables)

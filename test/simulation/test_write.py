@@ -100,7 +100,7 @@ def test_a_damaged_source_stops_no_other_mixture(sources, tmp_path, repository):
     assert not validate(tmp_path / "set") and not DataDir.read(tmp_path / "set").wav.keys() & hit
     assert list(Manifest(tmp_path / "set" / "mixtures.jsonl")) == sorted(wav.keys() - hit)
     rows = [line.split("\t")[:2] for line in (tmp_path / "problems.tsv").read_text().splitlines()[1:]]
-    assert rows == [["set", key] for key in sorted(hit)]
+    assert rows == [["set/audio", key] for key in sorted(hit)]
     assert run(repository, *command, "--leave_out_missing", "true").stdout.endswith("0 mixtures left out\n")
     assert not (tmp_path / "problems.tsv").exists()
 
