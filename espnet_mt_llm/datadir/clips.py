@@ -102,8 +102,8 @@ def make_clips(
                 recording = _Recording(source, session)
             if recording is None:
                 continue
-            clips = _cut(recording, policy, Rules(max_clip, min_clip, Chance(seed, session.rec)))
             with problems.of(sessions.path.name, session.rec):
+                clips = _cut(recording, policy, Rules(max_clip, min_clip, Chance(seed, session.rec)))
                 tables.add(_render(clips, recording))
                 total += _statistics(clips, recording, max_clip)
         if num_jobs == 1:

@@ -327,13 +327,15 @@ def solo_runs(utterances: Iterable[Run]) -> Iterator[Run]:
 def divide_run(start: float, end: float, low: int, high: int) -> list[tuple[int, int]]:
     """Divide a run (seconds) evenly into stretches of ``low`` to ``high`` centiseconds, which lie inside of it.
 
-    >>> divide_run(0.001, 12.0, 200, 1000), divide_run(3, 4.99, 200, 1000)
-    ([(1, 600), (600, 1200)], [])
+    >>> divide_run(0.001, 12.0, 200, 1000), divide_run(3, 4.99, 200, 1000), divide_run(0, 11, 600, 1000)
+    ([(1, 600), (600, 1200)], [], [(0, 1000)])
     """
     a, b = math.ceil(start * 100 - 1e-6), math.floor(end * 100 + 1e-6)
     parts = -(-(b - a) // high)
+    if b - a < parts * low:  # fewer, of which not all is taken
+        parts = (b - a) // low
     edges = [a + (b - a) * i // parts for i in range(parts + 1)] if parts > 0 else []
-    return [(x, y) for x, y in itertools.pairwise(edges) if y - x >= low]
+    return [(x, min(y, x + high)) for x, y in itertools.pairwise(edges)]
 
 
 def _recordings(path: Path) -> DataDir:

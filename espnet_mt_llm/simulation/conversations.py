@@ -61,12 +61,17 @@ class FittedSteps:
     def __init__(self, statistics: TurnStatistics):
         kinds = (statistics.same_pause, statistics.other_pause, statistics.takeover, statistics.within)
         self._kinds = [_Observed(lengths) for lengths in kinds]
+        # Of somebody who talks alone: his own pauses, or any where there are none of one speaker.
+        self._alone = next((one for one, lengths in zip(self._kinds[:2], kinds) if lengths), None)
         self._kind = _Observed({k: sum(lengths.values()) for k, lengths in enumerate(kinds)})
 
-    def __call__(self, chance: Chance) -> Iterator[Step]:
-        """Draw steps for ever."""
+    def __call__(self, chance: Chance, talkers: int = 2) -> Iterator[Step]:
+        """Draw steps of a conversation of so many ``talkers`` for ever."""
         within: list[float] = []
         while True:
+            if talkers == 1:
+                yield Step(True, self._alone.draw(chance) / 100 if self._alone else 0.0)
+                continue
             kind = self._kind.draw(chance)
             length = self._kinds[kind].draw(chance) / 100
             if kind == 3 and len(within) < 100:  # statistics may hold nothing else

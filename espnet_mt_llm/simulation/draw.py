@@ -179,7 +179,8 @@ class _Drawer:
             low, high = config.duration
             longest = chance.uniform(low, high) if low < high else high
             if sum(pool.shortest + TICK for pool in pools) <= longest:
-                steps = self._fitted(chance) if self._fitted else concatenated_steps(chance, talkers, config.gap)
+                steps = self._fitted(chance, talkers) if self._fitted else \
+                    concatenated_steps(chance, talkers, config.gap)
                 return speakers, converse(chance, pools, steps, longest)
         raise UserError(f"set '{self.name}': in {_ATTEMPTS} draws of {talkers} speakers, one utterance of each was "
                         f"never within duration: {config.duration[1]} s; raise it or use shorter sources")
@@ -384,7 +385,11 @@ def _statistics_path(config: SimulationConfig, data_dir: Pathlike) -> Path:
 
 
 def write_report(config: SimulationConfig, statistics: Optional[TurnStatistics], out: Pathlike) -> dict:
-    """Write and return what the conversations of a set should be like (``target``) and are like (``achieved``)."""
+    """Write and return what the conversations of a set should be like (``target``) and are like (``achieved``).
+
+    Statistics are of conversations of several people: those of one alone do not count in what is achieved, as long as
+    there are others.
+    """
     if statistics is not None:
         target = statistics.summary()
         target["speech_per_conversation"] = round(target["speech_share"] * sum(config.duration) / 2, 4)
@@ -394,9 +399,11 @@ def write_report(config: SimulationConfig, statistics: Optional[TurnStatistics],
         target = {"overlap_share": 0.0, "overlap_at_change": 0.0, "other_pause_mean": mean, "other_pause_median": mean,
                   "same_pause_mean": mean, "same_pause_median": mean,
                   "same_speaker": round(sum(n / k for k, n in config.num_mixtures.items()) / total, 4)}
-    achieved = TurnStatistics.of(read_conversations(out))
-    report = {"conversations": achieved.conversations, "turns": achieved.turns,
-              "hours": round(achieved.seconds / 3600, 4), "target": target, "achieved": achieved.summary()}
+    everything = achieved = TurnStatistics.of(read_conversations(out))
+    if statistics is not None and any(n for talkers, n in config.num_mixtures.items() if talkers > 1):
+        achieved = TurnStatistics.of(c for c in read_conversations(out) if len({speaker for speaker, _, _ in c}) > 1)
+    report = {"conversations": everything.conversations, "turns": everything.turns,
+              "hours": round(everything.seconds / 3600, 4), "target": target, "achieved": achieved.summary()}
     with atomic_open(Path(out) / REPORT) as f:
         f.write(json.dumps(report, indent=2) + "\n")
     return report

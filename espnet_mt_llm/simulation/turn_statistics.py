@@ -9,6 +9,7 @@ from typing import Iterable, Iterator, Mapping, Optional
 from espnet_mt_llm.common import Pathlike, UserError, at
 from espnet_mt_llm.datadir.kaldi import DataDir
 from espnet_mt_llm.datadir.rttm import read_rttm
+from espnet_mt_llm.datadir.statistics import speech_and_overlap
 from espnet_mt_llm.simulation.manifest import MANIFEST, Mixture
 
 Span = tuple[str, float, float]  # speaker, start and end in seconds
@@ -83,7 +84,8 @@ class TurnStatistics:
             if not spans:
                 continue
             number, turns = number + 1, turns + len(spans)
-            times = [a + b for a, b in zip(times, activity((start, end) for _, start, end in spans))]
+            lasting = max(end for _, _, end in spans) - spans[0][1]
+            times = [a + b for a, b in zip(times, (lasting, *speech_and_overlap(spans)))]
             holder, last = spans[0][0], spans[0][2]
             for speaker, start, end in spans[1:]:
                 if speaker == holder:
@@ -98,10 +100,13 @@ class TurnStatistics:
         return cls(number, turns, *(round(t, 6) for t in times), **counts)
 
     def limited(self, longest: float) -> "TurnStatistics":
-        """Leave out pauses and overlaps that are longer than so many seconds."""
+        """Leave out pauses and overlaps that are longer than so many seconds, the time of the pauses included."""
         kept = {f.name: Counter({k: n for k, n in getattr(self, f.name).items() if k <= 100 * longest})
                 for f in fields(self) if f.default_factory is Counter}
-        return TurnStatistics(self.conversations, self.turns, self.seconds, self.speech, self.overlapped, **kept)
+        silence = sum(k * n for counts in (self.same_pause, self.other_pause) for k, n in counts.items()
+                      if k > 100 * longest) / 100
+        return TurnStatistics(self.conversations, self.turns, round(self.seconds - silence, 6), self.speech,
+                              self.overlapped, **kept)
 
     @property
     def overlap(self) -> Counter:

@@ -166,6 +166,15 @@ def test_maps_appear_when_the_disk_has_the_audio(data_dir, tmp_path, monkeypatch
     assert inodes == {name: (tmp_path / "dump" / name).stat().st_ino for name in inodes}, "what is good is kept"
 
 
+def test_a_recording_that_is_too_long_stops_no_other(data_dir, tmp_path):
+    with pytest.raises(UserError, match="1 of 2 sessions has problems"):
+        make_clips(data_dir, tmp_path / "dump", policy="whole", max_clip=8.2)
+    assert not (tmp_path / "dump" / "wav.scp").exists()
+    made = make_clips(data_dir, tmp_path / "dump", policy="whole", max_clip=8.2, allow_problems=True)
+    assert made.segments == 1 and list(read_map(tmp_path / "dump" / "wav.scp")) == ["A"]
+    assert "the recording 'B' lasts 8.5 s, more than" in (tmp_path / "dump" / "problems.tsv").read_text()
+
+
 def test_jobs_add_up(data_dir, tmp_path):
     make_clips(data_dir, tmp_path / "one", policy="utterance_group")
     for job in (1, 2):

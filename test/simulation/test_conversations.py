@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 import pytest
@@ -28,7 +28,9 @@ from espnet_mt_llm.simulation.draw import REPORT, draw_mixtures, draw_sets
 from espnet_mt_llm.simulation.manifest import Manifest
 from espnet_mt_llm.simulation.mixtures import MixtureReader, SourceCache, render
 from espnet_mt_llm.simulation.sources import Sources, read_sources
-from espnet_mt_llm.simulation.turn_statistics import ROWS, TurnStatistics, read_statistics
+from espnet_mt_llm.simulation.turn_statistics import (
+    ROWS, TurnStatistics, read_conversations, read_report, read_statistics,
+)
 from espnet_mt_llm.simulation.write import write_mixtures
 
 RATE = 16000
@@ -70,6 +72,26 @@ def test_rules_of_fitted_conversations(lengths, statistics, seed, more):
     check_rules(turns, len(pools), duration)
     again = Chance(seed)
     assert converse(again, pools, FittedSteps(statistics)(again), duration) == turns  # and the pools are as they were
+
+
+def test_who_talks_alone_pauses_as_one_speaker_does():
+    counts = TurnStatistics(same_pause={89: 1, 120: 1}, other_pause={20: 8}, takeover={50: 9}, within={30: 9})
+    chance = Chance(1)
+    steps = list(islice(FittedSteps(counts)(chance, 1), 50))
+    assert {step.gap for step in steps} == {0.89, 1.2} and all(step.same and not step.within for step in steps)
+    assert {step.gap for step in islice(FittedSteps(replace(counts, same_pause={}))(chance, 1), 9)} == {0.2}
+    alone = replace(counts, same_pause={}, other_pause={})
+    assert {step.gap for step in islice(FittedSteps(alone)(chance, 1), 9)} == {0.0}
+
+
+def test_the_report_is_of_conversations_of_several(sources, target, tmp_path):
+    several = configuration(source=str(sources.path), conversation="statistics", statistics=str(target), duration=5,
+                            num_mixtures={2: 6})
+    draw_sets({"several": several, "all": replace(several, num_mixtures={1: 6, 2: 6})}, tmp_path)
+    few, every = (read_report(tmp_path / name / REPORT) for name in ("several", "all"))
+    assert (few["conversations"], every["conversations"]) == (6, 12) and every["turns"] > few["turns"]
+    one = TurnStatistics.of(c for c in read_conversations(tmp_path / "all") if len({s for s, *_ in c}) == 2).summary()
+    assert every["achieved"] == one
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=4), st.integers(0, 10**6), st.floats(0, 3), st.floats(0, 3))

@@ -95,6 +95,17 @@ def test_long_pauses_are_left_out():
     assert s.limited(7).takeover == {} and s.limited(8).takeover == {800: 1} and s.limited(7).turns == 4
 
 
+def test_the_time_of_long_pauses_is_left_out_as_well():
+    s = TurnStatistics.of([[("A", 0, 2), ("B", 3, 5), ("A", 20, 22), ("A", 40, 41)]])
+    assert s.seconds == 41 and s.limited(7).seconds == 41 - 15 - 18
+    assert s.limited(7).summary()["speech_share"] == pytest.approx(7 / 8)
+
+
+def test_a_speaker_does_not_overlap_with_himself():
+    s = TurnStatistics.of([[("A", 0, 2), ("A", 1, 3), ("B", 2.5, 6)]])
+    assert (s.speech, s.overlapped) == (6, 0.5)
+
+
 def test_data_directory_and_rttm_say_the_same(tmp_path):
     write_rttm(tmp_path / "ref.rttm", segments(SMALL) + segments(SMALL, "n"))
     DataDir.from_seglst(segments(SMALL) + segments(SMALL, "n"), {"m": "m.wav", "n": "n.wav"},
@@ -176,7 +187,7 @@ def test_command(tmp_path, repository):
     assert ran.returncode == 0 and lines[0].split() == [str(tmp_path / "ref.rttm"), str(tmp_path / "b.rttm")]
     assert len(lines) == 1 + len(ROWS) and lines[1].split()[-2:] == ["8.50", "2.00"]
     ran = run(tmp_path / "ref.rttm", "--max_gap", 0.9)
-    assert next(line for line in ran.stdout.splitlines() if line.startswith("turns per minute")).split()[-1] == "30.00"
+    assert next(line for line in ran.stdout.splitlines() if line.startswith("turns per minute")).split()[-1] == "33.33"
     assert next(line for line in ran.stdout.splitlines() if "pause, other speaker: mean" in line).split()[-1] == "–"
     ran = run(tmp_path / "absent")
     assert ran.returncode == 1 and "absent: no such data directory" in ran.stderr and "Traceback" not in ran.stderr
