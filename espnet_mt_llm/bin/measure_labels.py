@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_mt_llm.common import command
+from espnet_mt_llm.common import UserError, command
 
 
 @command
@@ -26,6 +26,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--weights", default="", help="file of the weights; the best there are by default")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
+    for name, least in (("batch_size", 1), ("num_threads", 1), ("num_distractors", 1), ("num_clips", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} {getattr(args, name)}: a whole number of at least {least} is expected")
 
     import torch
 
@@ -34,12 +37,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     torch.set_num_threads(args.num_threads)
     supervision = read_map(Path(args.data_dir) / "supervision")
-    if args.num_clips > 0:
+    if args.num_clips:
         supervision = dict(list(supervision.items())[: args.num_clips])
     for registration in args.registration:
         probe = LabelProbe(args.model_dir, args.data_dir, registration, args.num_distractors, args.weights,
                            args.device)
-        others = f", {args.num_distractors} others" if registration == "over" else ""
+        others = f", up to {args.num_distractors} others" if registration == "over" else ""
         print(f"registration {registration}{others}: {probe(supervision, args.batch_size).line()}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Pack a trained model into one archive that decodes anywhere."""
+"""Pack a trained model into one archive that decodes anywhere, beside the published checkpoints that it names."""
 
 import argparse
 from pathlib import Path
@@ -16,10 +16,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--weights", default="", help="file of the weights; default: the best there are")
     args = parser.parse_args(argv)
 
-    from espnet_mt_llm.inference.pack import pack
+    from espnet_mt_llm.inference.pack import needed, pack
 
     names = pack(args.model_dir, args.out, args.weights)
     print(f"{args.out} ({Path(args.out).stat().st_size / 1e6:.1f} MB) holds:", *names, sep="\n  ")
+    for path in needed(args.model_dir):
+        print(f"it needs beside it, under this name: {path}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,9 @@ def begin(done: Path, plan: str, inputs: Sequence[str], outputs: Sequence[str] =
             choice, reason = "restart", "--force"
         else:
             return "skip", "nothing changed"
+    # What depends on this stamp sees that the work was done anew, whether or not its inputs are the same.
+    run = os.urandom(8).hex() if choice == "restart" else (before or {}).get("run")
+    now = {**now, **({"run": run} if run else {})}
     with atomic_open(started) as f:
         json.dump(now, f, indent=1)
     done.unlink(missing_ok=True)

@@ -55,7 +55,9 @@ def fix(path: Pathlike, *, audio: Optional[bool] = None) -> list[str]:
     for name in before:
         shutil.copyfile(path / name, backup / name)
     write_tables(path, fixed)
-    if not changes and any((path / name).read_bytes() != raw for name, raw in before.items()):
+    after = {f.name: f.read_bytes() for f in path.iterdir() if key_of(f.name) and f.is_file()}
+    changes += [f"{name}: removed, it is empty" for name in sorted(before.keys() - after.keys()) if name in fixed]
+    if not changes and before != after:
         changes.append("sorted the files and wrote spk2utt again")
     return changes
 
@@ -167,4 +169,8 @@ def _intersect(tables: Tables, say: Say) -> Tables:
     for name in [n for n in fixed if key_of(n) == "utt" and n not in required and set(fixed[n]) != keep]:
         say(f"{name}: removed, it lacks utterances; make it again")
         del fixed[name]
+    # Of recordings, or of utterances where it is of those.
+    if "utt2num_spk" in fixed and set(fixed["utt2num_spk"]) not in (set(fixed["wav.scp"]), keep):
+        say("utt2num_spk: removed, it lacks recordings; make it again")
+        del fixed["utt2num_spk"]
     return fixed

@@ -71,6 +71,12 @@ def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
     # A clip is in one part, and the sort is stable: its turns stay in the order in which they were put out.
     segments = sorted((s for part in parts for s in part["segments"]), key=lambda s: s["session_id"])
     counts = {clip: str(n) for part in parts for clip, n in part["counts"].items()}
+    for job, part in enumerate(parts[1:], 2):
+        other = _difference(parts[0]["record"], part["record"])
+        if other:
+            raise at(part_path(out_dir, job, num_jobs), None, f"was decoded with another {other} than that of job 1, "
+                     f"{part['record'].get(other)!r} instead of {parts[0]['record'].get(other)!r}",
+                     "decode all jobs with the same options (stage 7)")
     record = _joined([part["record"] for part in parts])
     out_dir = Path(out_dir)
     with atomic_open(out_dir / HYP) as f:
@@ -98,6 +104,12 @@ def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
         json.dump({**names, **record, "environment": environment()}, f, ensure_ascii=False, indent=1)
         f.write("\n")
     return len(counts)
+
+
+def _difference(record: Mapping[str, Any], other: Mapping[str, Any]) -> Optional[str]:
+    """Return what the records of two jobs say differently and must not: the model, or how it was asked."""
+    free = {"audio_seconds", "wall_seconds", "load_seconds", "num_threads", "device", "batch_size", _CLIPS, *_SUMS}
+    return next((key for key in sorted({*record, *other} - free) if record.get(key) != other.get(key)), None)
 
 
 def _joined(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Load a trained model: its configuration, token list and weights."""
 
+import pickle
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
@@ -53,13 +54,19 @@ def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = 
     path = find_weights(model_dir, weights)
     config = load_yaml(Path(model_dir) / "config.yaml")
     args = Namespace(**config)
-    if args.bpemodel and not Path(args.bpemodel).exists():
-        # A packed model carries its files beside it.
-        args.bpemodel = str(Path(model_dir) / Path(args.bpemodel).name)
-    if config.get("tokenizer") and not Path(args.tokenizer).is_dir():
-        args.tokenizer = str(Path(model_dir) / "tokenizer")
+    # A packed model carries its files beside it; what lies at their old places now may be another recipe's.
+    if args.bpemodel:
+        packed = Path(model_dir) / Path(args.bpemodel).name
+        args.bpemodel = str(packed) if packed.exists() else args.bpemodel
+    if config.get("tokenizer"):
+        packed = Path(model_dir) / "tokenizer"
+        args.tokenizer = str(packed) if packed.is_dir() else args.tokenizer
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as e:
+        raise at(path, None, f"not a file of weights ({(str(e) or type(e).__name__).splitlines()[0][:80]})",
+                 "name one that the training wrote, <n>epoch.pth or valid.*.pth") from None
     model = task_class(task).build_model(args)
-    state = torch.load(path, map_location="cpu", weights_only=True)
     try:
         model.load_state_dict(state)
     except RuntimeError as e:

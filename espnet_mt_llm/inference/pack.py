@@ -10,6 +10,13 @@ from espnet_mt_llm.inference.model import find_weights
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
+def needed(model_dir: Pathlike) -> list[str]:
+    """Return the published checkpoints that a model reads when it is loaded, and that no package holds."""
+    config = load_yaml(Path(model_dir) / "config.yaml")
+    confs = [config.get(name) or {} for name in ("llm_conf", "encoder_conf", "speaker_encoder_conf")]
+    return [conf["checkpoint"] for conf in confs if isinstance(conf, dict) and conf.get("checkpoint")]
+
+
 def pack(model_dir: Pathlike, out: Pathlike, weights: str = "") -> list[str]:
     """Write ``out`` (a zip) that decodes without anything else of the experiment; return the names it holds.
 

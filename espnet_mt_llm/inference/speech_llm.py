@@ -2,9 +2,10 @@
 """
 
 import json
+import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
@@ -26,6 +27,8 @@ from espnet_mt_llm.text.parsing import Parsed, parse_output
 from espnet_mt_llm.train.preprocess import as_samples
 from espnet_mt_llm.train.registering import Registered, voices
 from espnet_mt_llm.train.speech_llm_targets import SpeechLLMTargets, Writing
+
+log = logging.getLogger(__name__)
 
 MODES = ("none", "match", "over")
 NO_REPEAT = ("fallback", "always", "never")
@@ -132,6 +135,11 @@ class Registrations:
         if config.registration == "over" and not any(c.distractors for c in self.chosen.values()):
             raise at(self.path, None, "no clip has a speaker of another session to register",
                      "use registration: match, or a larger set")
+        if config.registration == "over" and config.num_distractors != "random":
+            least = min(len(c.distractors) for c in self.chosen.values())
+            if least < config.num_distractors:
+                log.warning("%s: some clips have %d speakers of other sessions, fewer than num_distractors: %d; those are "
+                            "registered", self.path, least, config.num_distractors)
         self.stretches = {spk: value.split() for spk, value in read_map(data_dir / "spk2enrolment").items()}
         self.names = name_speakers(sorted({*self.stretches, *(s for c in self.chosen.values() for s in c.speakers)}))
 
@@ -323,6 +331,8 @@ def decode(model_dir: Pathlike, data_dir: Pathlike, config: SpeechLLMConfig, job
     counts: dict[str, int] = {}
     for one in asked:
         reference = {} if registrations is None else registrations.reference(one.clip).speakers
+        # Nobody else must be called like one of the clip, or like one who is registered.
+        reference = {*reference, *one.speaker_of.values()}
         turns = found[one.clip][1].turns if one.clip in found else []
         said = [(speaker_id(label, one.speaker_of, reference), words) for label, words in turns]
         counts[one.clip] = len({spk for spk, _ in said})
@@ -359,16 +369,16 @@ def _record(run: SpeechLLMDecoder) -> dict[str, Any]:
     }
 
 
-def speaker_id(label: str, speaker_of: Mapping[str, str], reference: Mapping[str, Any]) -> str:
+def speaker_id(label: str, speaker_of: Mapping[str, str], reference: Collection[str]) -> str:
     """Return what a hypothesis calls the speaker with ``label``.
 
-    >>> reference = {"1272": [], "0": []}
+    >>> reference = {"1272", "0"}
     >>> [speaker_id(label, {"S1272": "1272"}, reference) for label in ("S1272", "1", "0")]
     ['1272', '1', 'spk 0']
 
     Args:
         speaker_of: registered name → id.
-        reference: has the ids of the clip's speakers: nobody else must be called like one of them.
+        reference: ids that nobody else must be called by: of the clip's speakers, and of those who are registered.
     """
     if label in speaker_of:
         return speaker_of[label]

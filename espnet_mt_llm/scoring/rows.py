@@ -59,10 +59,25 @@ def read_rows(path: Pathlike) -> List[Row]:
 
 
 def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> List[Row]:
-    """Put ``new`` over ``old`` by key and sort; a row that is in ``old`` alone stays."""
-    merged = {r.key: r for r in old}
+    """Put ``new`` over ``old`` by key and sort; a row that is in ``old`` alone stays.
+
+    But not one of a decoding that ``new`` has other rows of: it was decoded anew, and does not say that any more.
+
+    >>> old = [Row("lm", "t", m, 1, note=n) for m, n in (("cpWER", "02/x"), ("saWER", "02/x, 1-10 over"), ("WER", "01/x"))]
+    >>> [(r.metric, r.value) for r in merge_rows(old, [Row("lm", "t", "cpWER", 2, note="02/x")])]
+    [('WER', 1), ('cpWER', 2)]
+    """
+    new = list(new)
+    again = {(r.system, r.set, _decoding(r.note)) for r in new if r.set}
+    merged = {r.key: r for r in old if (r.system, r.set, _decoding(r.note)) not in again}
     merged.update((r.key, r) for r in new)
     return [merged[k] for k in sorted(merged)]
+
+
+def _decoding(note: str) -> str:
+    """Return what a note says of step, decoding and what was permuted, without the part of the set."""
+    name, *parts = note.split(", ")
+    return ", ".join([name, *(part for part in parts[:1] if part.startswith("by "))])
 
 
 def others_tables(rows: Sequence[Row]) -> List[List[List[str]]]:

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -27,7 +28,7 @@ from espnet_mt_llm.train.data_types import register
 from espnet_mt_llm.train.espnet import AbsTask, IteratorOptions, optim_classes, scheduler_classes
 from espnet_mt_llm.train.muon import Muon
 from espnet_mt_llm.train.preprocess import TalkerTexts
-from espnet_mt_llm.train.trainer import Trainer
+from espnet_mt_llm.train.trainer import CHECKPOINT, Trainer
 
 optim_classes["muon"] = Muon
 
@@ -172,7 +173,12 @@ class MultiTalkerTask(AbsTask):
             for key in args.debug_conf:
                 if key not in vars(args):
                     raise UserError(f"debug_conf: unknown key '{key}'; {nearest(key, vars(args))}")
-            vars(args).update(merged(vars(args), {**DEBUG, **args.debug_conf}))
+            changed = {**DEBUG, **args.debug_conf}
+            # What stands on the command line wins.
+            words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
+            given = {action.dest for action in parser._actions if words.intersection(action.option_strings)}
+            vars(args).update(merged(vars(args), {key: value for key, value in changed.items()
+                                                  if key not in given or isinstance(value, dict)}))
         for mode in ("train", "valid"):
             directory = getattr(args, f"{mode}_dir")
             if directory is None:
@@ -198,6 +204,7 @@ class MultiTalkerTask(AbsTask):
         # In a training of several processes the first one holds the directory for all.
         follower = args.dist_launcher == "slurm" and os.environ.get("SLURM_PROCID", "0") != "0"
         with nullcontext() if follower else alone_in(args.output_dir):
+            check_resumed(args)
             with atomic_open(Path(args.output_dir) / "environment.json") as f:
                 json.dump(environment(), f, indent=1)
                 f.write("\n")
@@ -325,6 +332,36 @@ def _line_of(path: Pathlike, key: Any) -> Optional[int]:
     """Return the line of a top-level key."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return next((i for i, text in enumerate(lines, 1) if re.match(rf"{re.escape(str(key))}\s*:", text)), None)
+
+
+# Options that a training cannot go on with when they change: weights would mean something else, or the change would do
+# nothing, as the state of the optimizer says what goes on.
+LASTING = ("format", "prompt", "profile", "pause", "layout", "layout_conf", "projector", "projector_conf", "chunk_conf",
+           "new_tokens", "token_type", "order_conf", "max_talkers", "heads", "rate", "optim", "optim_conf", "scheduler",
+           "scheduler_conf")
+
+
+def check_resumed(args: argparse.Namespace) -> None:
+    """Check that a training that goes on is the one that was begun.
+
+    Raises:
+        UserError: an option of :data:`LASTING` is another one now.
+    """
+    out = Path(args.output_dir)
+    if not args.resume or not (out / CHECKPOINT).exists() or not (out / "config.yaml").exists():
+        return
+    before = load_yaml(out / "config.yaml") or {}
+    for key in LASTING:
+        if key in before and hasattr(args, key) and _plain(before[key]) != _plain(getattr(args, key)):
+            raise UserError(f"{out}: this training was begun with {key}: {before[key]!r}, and goes on with "
+                            f"{getattr(args, key)!r}; give the first one back, or train anew: rm -r {out} (in a recipe: "
+                            "--on_change restart)")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML would give it back, without the number of steps, which may grow."""
+    found = json.loads(json.dumps(value, default=str))
+    return {k: v for k, v in found.items() if k != "total_steps"} if isinstance(found, dict) else found
 
 
 def set_data(args: argparse.Namespace, mode: str, directory: Pathlike, sources: bool = False) -> None:

@@ -12,7 +12,7 @@ import re
 import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import torch
 
@@ -24,7 +24,7 @@ from espnet_mt_llm.models.llm import LLM, TARGETS, WANTED
 from espnet_mt_llm.models.lora import add_lora
 from espnet_mt_llm.models.speech_llm import SpeechLLM
 from espnet_mt_llm.nets.layouts import FeatureConcat
-from espnet_mt_llm.tasks.base import check_keys
+from espnet_mt_llm.tasks.base import check_keys, check_types
 from espnet_mt_llm.tasks.speech_llm import (SpeechLLMTask, build_hearing, build_voices, check, choose_trained,
                                             voice_weight)
 from espnet_mt_llm.text.llm_tokenizer import load_tokenizer
@@ -95,8 +95,8 @@ class _Digits:
         return [0] * len(text)
 
 
-def estimate(config: Pathlike, seconds: float = 50.0, targets: int = 300, prompt: int = 40, gpu: bool = True
-             ) -> Estimate:
+def estimate(config: Pathlike, seconds: float = 50.0, targets: int = 300, prompt: int = 40, gpu: bool = True,
+             tokenizer: Optional[Pathlike] = None) -> Estimate:
     """Estimate what one training step takes with the configuration ``config`` of the task ``speech_llm``.
 
     Args:
@@ -104,13 +104,18 @@ def estimate(config: Pathlike, seconds: float = 50.0, targets: int = 300, prompt
         seconds: length of the clip.
         targets, prompt: its tokens.
         gpu: masks of one byte and fused attention; else as on a CPU.
+        tokenizer: of a language model that begins from a configuration, as the recipe makes it.
 
     Raises:
-        UserError: an unknown key, a checkpoint that is not there and of unknown size, a part without a formula.
+        UserError: a length that is none, a clip that the language model has no positions for, an unknown key, a checkpoint that is not there and of unknown size, a part without a formula.
     """
+    if not seconds > 0 or min(targets, prompt) < 0:
+        raise UserError(f"{seconds:g} s, {targets} tokens of target, {prompt} of prompt: expected more than 0 s, and 0 or "
+                        "more tokens")
     parser = SpeechLLMTask.get_parser()
     check_keys(config, [action.dest for action in parser._actions])
-    args = parser.parse_args(["--config", str(config)])
+    check_types(config, parser)
+    args = parser.parse_args(["--config", str(config), *(["--tokenizer", str(tokenizer)] if tokenizer else [])])
     check(args)
     llm = language_model(args)
     if args.layout != "none":
@@ -124,6 +129,9 @@ def estimate(config: Pathlike, seconds: float = 50.0, targets: int = 300, prompt
         found = _count(model, args, seconds, targets, prompt, gpu)
     except ValueError as e:
         raise at(config, None, str(e), "the weights alone are known then") from None
+    if found.positions > llm.max_positions:
+        raise UserError(f"{config}: a clip of {seconds:g} s takes {found.positions} positions, the language model has "
+                        f"{llm.max_positions}; estimate a shorter one")
     flops = step_flops(model, seconds, args.rate, found.positions, targets)
     # "encoder (whisper)" here is "encoder" there, "adapter, layout" is "adapter".
     return found._replace(parts=[part._replace(flops=flops.get(re.split(r" \(|,", part.name)[0], 0))

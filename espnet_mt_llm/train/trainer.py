@@ -52,6 +52,10 @@ def average(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
             if torch.is_floating_point(value) else value for name, value in states[0].items()}
 
 
+# What OneCycleLR and its kin know of how long the training is.
+_LENGTH = ("total_steps", "_schedule_phases")
+
+
 class Trainer(espnet_trainer.Trainer):
     """ESPnet's trainer with a loop of our own around its ``train_one_epoch`` and ``validate_one_epoch``.
 
@@ -131,6 +135,7 @@ class Trainer(espnet_trainer.Trainer):
             path = output_dir / name
             if not path.exists():
                 continue
+            lengths = [{key: vars(s)[key] for key in _LENGTH if key in vars(s)} for s in schedulers if s is not None]
             try:
                 cls.resume(path, model, reporter, optimizers, schedulers, scaler, ngpu)
             except (RuntimeError, EOFError, KeyError, ValueError, OSError, pickle.UnpicklingError) as e:
@@ -140,6 +145,9 @@ class Trainer(espnet_trainer.Trainer):
                 raise UserError(f"{path}: does not fit this model or is damaged ({str(e).splitlines()[0]}); give back "
                                 f"the configuration it was trained with, or train anew after: rm -r {output_dir}"
                                 ) from None
+            # A training that is longer, or shorter, than it was goes on where it is in the new schedule.
+            for scheduler, length in zip([s for s in schedulers if s is not None], lengths):
+                vars(scheduler).update(length)
             logging.info("continuing after epoch %d from %s", reporter.get_epoch(), path)
             return
 

@@ -52,6 +52,18 @@ def test_changed_content_options_and_new_files_restart(work, tmp_path: Path) -> 
     assert work("make it otherwise", force=True) == ("restart", "--force")
 
 
+def test_work_that_is_done_anew_has_another_stamp(work, tmp_path: Path) -> None:
+    """What depends on it runs again, although its inputs are what they were."""
+    stamp = tmp_path / "done" / "unit"
+    work()
+    first = digest(str(stamp))
+    assert work()[0] == "skip" and digest(str(stamp)) == first
+    assert work(force=True)[0] == "restart" and digest(str(stamp)) != first
+    second = digest(str(stamp))
+    assert work()[0] == "skip" and digest(str(stamp)) == second
+    assert work(outputs=[str(tmp_path / "absent")])[0] == "continue" and digest(str(stamp)) == second
+
+
 def test_stopped_work_continues_unless_its_inputs_changed(work, tmp_path: Path) -> None:
     work(finish=False)
     assert work(finish=False) == ("continue", "was stopped before it ended")

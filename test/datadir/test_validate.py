@@ -341,6 +341,18 @@ def test_fix_drops_unreadable_audio_but_never_everything(data_dir):
     assert before == {f.name: f.read_bytes() for f in data_dir.iterdir() if f.is_file()}
 
 
+def test_fix_removes_what_is_empty_or_lacks_recordings(data_dir):
+    (data_dir / "channel").write_text("")
+    (data_dir / "utt2num_spk").write_text("A 2\n")
+    (data_dir / "spk2utt").unlink()
+    assert any("not in utt2num_spk" in str(problem) for problem in validate(data_dir))
+    assert sorted(fix(data_dir)) == ["channel: removed, it is empty",
+                                     "utt2num_spk: removed, it lacks recordings; make it again"]
+    assert not validate(data_dir) and (data_dir / "spk2utt").exists() and not (data_dir / "channel").exists()
+    (data_dir / "spk2utt").unlink()
+    assert fix(data_dir) == ["sorted the files and wrote spk2utt again"] and fix(data_dir) == []
+
+
 def test_fix_makes_utt2spk_from_spk2utt(data_dir, run):
     (data_dir / "utt2spk").unlink()
     ran = run("fix_data_dir.sh", data_dir)

@@ -101,10 +101,15 @@ def test_command(root: Path, capsys: pytest.CaptureFixture) -> None:
     measure_labels.main(["--model_dir", str(root / "exp/audio"), *data, "--registration", "none", "over",
                          "--num_distractors", "2"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["registration none", "registration over, 2 others"]
+    assert [line.split(":")[0] for line in lines] == ["registration none", "registration over, up to 2 others"]
     assert "voice found" in lines[1] and "voice" not in lines[0] and "first of the clip" in lines[0]
     with pytest.raises(SystemExit) as stopped:
         measure_labels.main(["--model_dir", str(root / "exp/numbers"), *data, "--registration", "match"])
     assert stopped.value.code == 1 and "nobody can be registered" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        measure_labels.main(["--model_dir", str(root / "exp/audio"), *data, "--batch_size", "0"])
+    assert stopped.value.code == 1 and "--batch_size 0: a whole number of at least 1" in capsys.readouterr().err
+    with pytest.raises(UserError, match="config.yaml: not a file of weights"):
+        LabelProbe(root / "exp/audio", root / "dump", weights="config.yaml")
     with pytest.raises(UserError, match="no such model"):
         LabelProbe(root / "exp/none", root / "dump")

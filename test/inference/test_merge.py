@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.inference.merge import merge, write_part
 from espnet_mt_llm.scoring.score import read_hypothesis, read_json
@@ -28,6 +31,16 @@ def test_turns_stay_in_order(tmp_path: Path) -> None:
     assert list(found) == ["c1", "c2", "c3"]
     decode = read_json(tmp_path / "decode.json")
     assert decode["set"] == "test" and decode["audio_seconds"] == 3.0 and "malformed" not in decode
+
+
+def test_jobs_with_other_options_are_not_joined(tmp_path: Path) -> None:
+    write_part(tmp_path, 1, 2, [turn("c1", "0", "x")], {"c1": 1}, record(registration="no", num_threads=1))
+    write_part(tmp_path, 2, 2, [turn("c2", "0", "x")], {"c2": 1}, record(registration="match", num_threads=2))
+    with pytest.raises(UserError, match="another registration than that of job 1, 'match' instead of 'no'; decode all"):
+        merge(tmp_path, 2, {})
+    assert not (tmp_path / "hyp.seglst.json").exists()
+    write_part(tmp_path, 2, 2, [turn("c2", "0", "x")], {"c2": 1}, record(registration="no", num_threads=2))
+    assert merge(tmp_path, 2, {}) == 2
 
 
 def test_what_a_speech_llm_counts(tmp_path: Path) -> None:

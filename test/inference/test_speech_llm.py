@@ -16,7 +16,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.inference.generate import Answer
 from espnet_mt_llm.inference.speech_llm import (
-    Asked, Registrations, SpeechLLMConfig, SpeechLLMDecoder, batches, decode,
+    Asked, Registrations, SpeechLLMConfig, SpeechLLMDecoder, batches, decode, speaker_id,
 )
 from espnet_mt_llm.scoring.score import read_json
 from espnet_mt_llm.text.serialisation import read_supervision
@@ -116,6 +116,17 @@ def test_a_clip_without_audio(root: Path, tmp_path: Path) -> None:
     (tmp_path / "dump/wav.scp").write_text("".join(lines[1:]))
     with pytest.raises(UserError, match="wav.scp: the clip 'c0' is not there; make the clips again"):
         decode(root / "exp/01", tmp_path / "dump", SpeechLLMConfig())
+
+
+def test_fewer_others_than_were_asked_for(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = SpeechLLMConfig(registration="over", num_distractors=1000, max_new_tokens=2)
+    over = decode(root / "exp/01", root / "dump", config)[3]
+    assert set(over.values()) == {len(DISTRACTORS)}
+    assert f"some clips have {len(DISTRACTORS)} speakers of other sessions, fewer than num_distractors: 1000" in caplog.text
+
+
+def test_an_unknown_number_is_not_taken_for_somebody_who_is_registered() -> None:
+    assert speaker_id("1", {"S1": "1"}, {"A", "1"}) == "spk 1" and speaker_id("S1", {"S1": "1"}, {"A", "1"}) == "1"
 
 
 def test_jobs_and_batches_change_nothing(root: Path) -> None:

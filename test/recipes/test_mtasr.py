@@ -168,7 +168,8 @@ def test_an_earlier_step_can_be_decoded_and_scored(finished: Recipe) -> None:
     calls = finished.calls()
     assert calls[:1] == ["train_sctc"] and "make_results" in calls
     assert "--model_dir exp/sctc/01_sctc_first " in finished.lines[calls.index("decode_sctc")]
-    assert "--inference_config conf/decode_sctc.yaml --inference_step 01" in finished.lines[calls.index("merge_decode")]
+    assert "--inference_config conf/decode_sctc.yaml --test_sets dev_sim --inference_step 01" in (
+        finished.lines[calls.index("merge_decode")])
     assert (finished.path / "exp/sctc/01_sctc_first/decode_sctc/dev_sim/score.json").exists()
     assert not (finished.path / "exp/sctc/02_sctc_second/decode_sctc").exists()
 

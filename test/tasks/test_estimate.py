@@ -152,3 +152,20 @@ def test_published_sizes_need_no_files(tmp_path: Path) -> None:
 def test_what_is_not_known_is_said(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         estimate(write(tmp_path, **changes))
+
+
+def test_a_tokenizer_and_lengths_that_are_none(tmp_path: Path) -> None:
+    from toy_speech_llm import LLM
+
+    from espnet_mt_llm.text.llm_tokenizer import train_tokenizer
+
+    config = tmp_path / "step.yaml"
+    config.write_text(yaml.safe_dump({"layout": "none", "llm_conf": {"config": LLM}, "train_parts": ["llm"]}))
+    with pytest.raises(UserError, match="tokenizer is missing"):
+        estimate(config)
+    train_tokenizer(["GO ON"], tmp_path / "tokenizer", "word")
+    assert estimate(config, tokenizer=tmp_path / "tokenizer").positions > 0
+    with pytest.raises(UserError, match="-5 s, 300 tokens of target, 40 of prompt: expected more than 0 s"):
+        estimate(config, -5, tokenizer=tmp_path / "tokenizer")
+    with pytest.raises(UserError, match=r"takes \d+ positions, the language model has 512; estimate a shorter one"):
+        estimate(config, targets=900, tokenizer=tmp_path / "tokenizer")

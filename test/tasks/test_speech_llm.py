@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from toy_speech_llm import CONFIG, DUAL, EXTRACTOR, LLM, make_data, parsed, save_published, train
+from toy_speech_llm import CONFIG, DUAL, EXTRACTOR, LLM, arguments, make_data, parsed, save_published, train
 
-from espnet_mt_llm.common import UserError
+from espnet_mt_llm.bin import pack_model
+from espnet_mt_llm.common import UserError, load_yaml
 from espnet_mt_llm.inference.model import load_model
 from espnet_mt_llm.inference.pack import pack
 from espnet_mt_llm.models.speech_llm import SpeechLLM
 from espnet_mt_llm.tasks.speech_llm import PARTS, SpeechLLMTask
+from espnet_mt_llm.text.llm_tokenizer import train_tokenizer
 from espnet_mt_llm.train import features
 
 S2T = {
@@ -208,6 +210,9 @@ def test_text_first_then_both_systems(root: Path, work: Path) -> None:
     assert "tokenizer/tokenizer.json" in pack(out, archive)
     with zipfile.ZipFile(archive) as f:
         f.extractall(work / "packed")
+    # What lies at the tokenizer's old place by now may be another recipe's.
+    train_tokenizer(["SOME OTHER WORDS"], work / "tokenizer", "word")
+    assert load_model(work / "packed", "speech_llm")[1].tokenizer == str(work / "packed" / "tokenizer")
     shutil.rmtree(work / "tokenizer")
     torch.testing.assert_close(logits(load_model(work / "packed", "speech_llm")[0]), logits(model))
 
@@ -318,6 +323,13 @@ def test_debug_run(root: Path, work: Path) -> None:
     assert len(history(out)) == 2
 
 
+def test_options_of_the_command_win_over_debug(root: Path, work: Path) -> None:
+    command = arguments(work, root / "dump", "01", debug=True, debug_conf={"batch_positions": 200})
+    SpeechLLMTask.train([*command, "--max_epoch", "1", "--batch_positions=240"])
+    made = load_yaml(work / "exp/01/config.yaml")
+    assert (made["max_epoch"], made["batch_positions"], made["num_iters_per_epoch"]) == (1, 240, 3)
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"train_parts": ["adaptor"]}, r"train_parts: unknown part 'adaptor'; did you mean 'adapter'\?"),
     ({"train_parts": "adapter"}, r"train_parts: 'adapter'; a list is expected, e.g. \[adapter\]"),
@@ -401,3 +413,37 @@ def test_a_clip_without_its_transcript(root: Path, work: Path) -> None:
     (clips / "supervision").write_text("".join(lines[1:]))
     with pytest.raises(UserError, match="supervision: the clip 'c0' is not there; make the clips again"):
         train(work, clips)
+
+
+def test_a_longer_training_goes_on_in_the_new_schedule(root: Path, work: Path) -> None:
+    conf = {"optim": "adam", "optim_conf": {}, "scheduler": "onecyclelr", "num_iters_per_epoch": 4,
+            "scheduler_conf": {"max_lr": 0.01, "pct_start": 0.5, "cycle_momentum": False}}
+    whole = train(work, root / "dump", "whole", **conf, max_epoch=3)
+    out = train(work, root / "dump", "01", **conf, max_epoch=1)
+    first = history(out)[0]["train"]["optim0_lr0"]
+    out = train(work, root / "dump", "01", **conf, max_epoch=3)
+    rates = [h["train"]["optim0_lr0"] for h in history(out)]
+    assert len(rates) == 3 and rates[0] == first
+    # The rates of the steps to come are those of a training that was as long from the start.
+    assert rates[1:] == pytest.approx([h["train"]["optim0_lr0"] for h in history(whole)][1:])
+
+
+@pytest.mark.parametrize("change", [{"format": "sc_suffix"}, {"prompt": "dual"}, {"optim_conf": {"lr": 0.5}},
+                                    {"new_tokens": ["x", "y"]}])
+def test_a_training_does_not_go_on_as_another_one(root: Path, work: Path, change: dict) -> None:
+    out = train(work, root / "dump", "01")
+    before = (out / "config.yaml").read_text()
+    with pytest.raises(UserError, match=f"exp/01: this training was begun with {next(iter(change))}: .* --on_change rest"):
+        train(work, root / "dump", "01", max_epoch=2, **change)
+    assert (out / "config.yaml").read_text() == before
+    train(work, root / "dump", "01", max_epoch=2, num_workers=1)
+    assert len(history(out)) == 2
+
+
+def test_a_package_names_what_it_needs(root: Path, work: Path, capsys: pytest.CaptureFixture) -> None:
+    published = save_published(work / "Qwen")
+    out = train(work, root / "dump", "01", tokenizer=None, llm_conf={"checkpoint": str(published), "lora": {"rank": 2}},
+                train_parts=["adapter", "llm_lora"])
+    pack_model.main(["--model_dir", str(out), "--out", str(work / "model.zip")])
+    said = capsys.readouterr().out
+    assert f"it needs beside it, under this name: {published}\n" in said and "config.yaml" in said

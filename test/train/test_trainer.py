@@ -89,8 +89,10 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(clips: Path, caplog: py
 
 def test_other_model_in_the_directory(clips: Path, capsys: pytest.CaptureFixture) -> None:
     run(clips, "exp", "--max_epoch", "1")
-    printed = refused(clips, "exp", capsys, "--max_talkers", "3")
+    printed = refused(clips, "exp", capsys, "--separator_conf", "hidden_size=7")
     assert "checkpoint.pth: does not fit this model" in printed and "rm -r" in printed
+    printed = refused(clips, "exp", capsys, "--max_talkers", "3")
+    assert "this training was begun with max_talkers: 2, and goes on with 3" in printed and "rm -r" in printed
 
 
 @pytest.mark.parametrize("line, message", [

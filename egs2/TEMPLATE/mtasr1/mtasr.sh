@@ -251,8 +251,10 @@ decode_set() { # SET CONFIGURATION TASK
     run "${launch[@]}" --name decode "JOB=1:${inference_nj}" "${dir}/log/decode.JOB.log" \
         ${python} -m "espnet_mt_llm.bin.decode_$3" --config "$2" --model_dir "${model_dir}" --data_dir "${dumpdir}/$1" \
         --out_dir "${dir}" --job JOB --num_jobs "${inference_nj}" "${options[@]}" ${inference_args}
+    # Which sets were asked for together is no part of the plan.
     run ${python} -m espnet_mt_llm.bin.merge_decode --out_dir "${dir}" --num_jobs "${inference_nj}" \
         --command "$(command_line --system "${system}" --inference_config "$2" \
+            $(${printing} || echo "--test_sets $1") \
             $([ "${system}/${inference_step}" = "${steps[-1]}" ] || echo "--inference_step ${inference_step%%_*}") \
             ${train_args:+--train_args "'${train_args}'"} ${inference_args:+--inference_args "'${inference_args}'"})"
 }
@@ -326,7 +328,7 @@ make_package() {
 stage_pack() {
     local trained=${expdir}/.done/train.${system}.${inference_step}
     made_by train "${trained}" "${model_dir}"
-    inputs=("${trained}") outputs=("${model_dir}.zip")
+    inputs=("${trained}" "${model_dir}"/*/*/score.json) outputs=("${model_dir}.zip")
     unit "${expdir}/.done/pack.${system}.${inference_step}" make_package
 }
 
