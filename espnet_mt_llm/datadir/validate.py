@@ -10,8 +10,10 @@ import numpy as np
 
 from espnet_mt_llm.common import Pathlike, at
 from espnet_mt_llm.datadir.kaldi import OVERSHOOT
-from espnet_mt_llm.datadir.maps import Lookup, is_partial, key_of, splitter
-from espnet_mt_llm.datadir.validate_audio import check_audio, checked_numbers, read_channels, read_durations
+from espnet_mt_llm.datadir.maps import Lookup, is_partial, is_signal, key_of, splitter
+from espnet_mt_llm.datadir.validate_audio import (
+    check_audio, check_signals, checked_numbers, read_channels, read_durations,
+)
 from espnet_mt_llm.datadir.validate_maps import Block, Ids, Map, Problem, Report, load_map, show
 from espnet_mt_llm.datadir.validate_speakers import Speakers
 
@@ -86,7 +88,7 @@ def validate(
             repair = "fix" if name == "spk2utt" else "make it in the preparation (stage 1)"
             report.add(name, None, "required", "no such file", repair)
     _check_ids(report, maps)
-    _check_signals(report, maps)
+    _check_signals(report, maps, seconds, audio)
     return report.done()
 
 
@@ -108,10 +110,7 @@ def _check_recordings(report: Report, maps: dict[str, Map], audio: Optional[bool
     """Check wav.scp, channel and the audio; return the seconds of the recordings, inf where they are not known."""
     m = maps["wav.scp"]
     channels = read_channels(report, maps["channel"], m) if "channel" in maps else None
-    for block in m.blocks() if not m.full else ():
-        for key, line, number in zip(block.keys, block.lines, block.numbers):
-            if len(line.strip()) == len(key):
-                report.add(m.name, number, "audio", f"the recording {show(key)} has no audio")
+    _report_empty(report, m)
     headers = m.size <= MANY_RECORDINGS if audio is None else audio
     if audio is None and not headers:
         log.warning(
@@ -123,6 +122,14 @@ def _check_recordings(report: Report, maps: dict[str, Map], audio: Optional[bool
     if headers:
         check_audio(report, m, channels, seconds, rate)
     return seconds
+
+
+def _report_empty(report: Report, m: Map) -> None:
+    """Report the lines of a map of audio that name none."""
+    for block in m.blocks() if not m.full else ():
+        for key, line, number in zip(block.keys, block.lines, block.numbers):
+            if len(line.strip()) == len(key):
+                report.add(m.name, number, "audio", f"the recording {show(key)} has no audio")
 
 
 class _Segments:
@@ -353,8 +360,8 @@ def _check_supervision(report: Report, m: Map) -> None:
                 report.add(m.name, number, "supervision", what, repair)
 
 
-def _check_signals(report: Report, maps: dict[str, Map]) -> None:
-    """Check that what some recordings have is of these, and that spkK.scp has all of at least K talkers."""
+def _check_signals(report: Report, maps: dict[str, Map], seconds: np.ndarray, audio: Optional[bool]) -> None:
+    """Check that what some recordings have is of these and is there, and that spkK.scp has all of at least K talkers."""
     recordings = maps.get("wav.scp")
     signals = [m for name, m in maps.items() if is_partial(name)]
     if recordings is None or not signals:
@@ -362,6 +369,10 @@ def _check_signals(report: Report, maps: dict[str, Map]) -> None:
     counts = _talkers(maps["utt2num_spk"], recordings) if "utt2num_spk" in maps else None
     for m in signals:
         _report_absent(report, m, recordings, "same-ids")
+        if is_signal(m.name):
+            _report_empty(report, m)
+            if m.size <= MANY_RECORDINGS if audio is None else audio:
+                check_signals(report, m, recordings, seconds)
         if not m.name.startswith("spk"):
             continue
         needed = np.full(recordings.size, True) if counts is None else (counts < 0) | (counts >= int(m.name[3:-4]))

@@ -119,8 +119,23 @@ def check_audio(
     seconds[known] = found["duration"][known]
 
 
+def check_signals(report: "Report", m: "Map", recordings: "Map", seconds: np.ndarray) -> None:
+    """Check by their headers that the signals of a map, ``spk1.scp`` say, are there and as long as their recordings.
+
+    Args:
+        seconds: of the recordings, inf where they are not known.
+    """
+    found = _read_headers(report, m)
+    rows = recordings.ids.rows([rec.encode() for _, rec, _ in _entries(m)])
+    for row, header, (number, rec, entry) in zip(rows, found, _entries(m)):
+        if row >= 0 and header["rate"] > 0 and np.isfinite(seconds[row]) and \
+                abs(seconds[row] - header["duration"]) > 0.01:
+            report.add(m.name, number, "duration", f"{entry} has {header['duration']:g} s, '{rec}' {seconds[row]:g} s",
+                       "make the signals again (stage 2)")
+
+
 def _read_headers(report: "Report", m: "Map") -> np.ndarray:
-    """Return the headers of the files of wav.scp, line by line; the rate 0 stands for none."""
+    """Return the headers of the files of a map, line by line; the rate 0 stands for none."""
     from espnet_mt_llm.datadir.audio import info
 
     found = np.zeros(m.size, [("rate", np.int64), ("channels", np.int64), ("duration", np.float64)])
@@ -130,7 +145,7 @@ def _read_headers(report: "Report", m: "Map") -> np.ndarray:
             program = entry.split()[0]
             if shutil.which(program) is None and "=" not in program:
                 report.add(
-                    "wav.scp",
+                    m.name,
                     number,
                     "audio",
                     f"the program '{program}' of the pipe is not installed",
@@ -140,7 +155,8 @@ def _read_headers(report: "Report", m: "Map") -> np.ndarray:
             try:
                 header = info(entry)
             except (UserError, OSError) as e:
-                report.add("wav.scp", number, "audio", str(e), "")
+                report.add(m.name, number, "audio", str(e),
+                           "" if m.name == "wav.scp" else "make the signals again (stage 2)")
             else:
                 found[row] = (header.rate, header.channels, header.duration)
     return found
