@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Iterator, Mapping, Optional
 
 from espnet_mt_llm.common import Pathlike, UserError, at
-from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, left_behind, prepare_set, speech_of,
-                                            table, words_of)
+from espnet_mt_llm.corpora.meetings import (DEBUG_MEETINGS, Session, SetSummary, absent, left_behind, prepare_set,
+                                            speech_of, table, words_of)
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.audio import info
 from espnet_mt_llm.datadir.maps import read_text, write_map

@@ -52,7 +52,8 @@ def prepare(root: Pathlike, out: Pathlike, *, parts: Optional[Sequence[str]] = N
 
 
 def prepare_parts(root: Pathlike, out: Pathlike, problems: Problems, *, parts: Optional[Sequence[str]] = None,
-                  nj: int = 1, trim: bool = True, debug: bool = False, needed: Collection[str] = ()) -> list[SetSummary]:
+                  nj: int = 1, trim: bool = True, debug: bool = False, needed: Collection[str] = ()
+                  ) -> list[SetSummary]:
     """Do what :func:`prepare` does, as a part of another preparation, which prints the table and ends the problems.
 
     Args:

@@ -361,7 +361,7 @@ def _check_supervision(report: Report, m: Map) -> None:
 
 
 def _check_signals(report: Report, maps: dict[str, Map], seconds: np.ndarray, audio: Optional[bool]) -> None:
-    """Check that what some recordings have is of these and is there, and that spkK.scp has all of at least K talkers."""
+    """Check that what some recordings have is of these, and there, and that spkK.scp has all of at least K talkers."""
     recordings = maps.get("wav.scp")
     signals = [m for name, m in maps.items() if is_partial(name)]
     if recordings is None or not signals:

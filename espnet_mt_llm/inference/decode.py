@@ -57,7 +57,7 @@ class RunConfig:
         for key in ("batch_size", "num_threads"):
             check_positive(getattr(self, key), key, where)
         if not isinstance(self.weights, str):
-            raise at(where, None, f"weights: {self.weights!r}", "the name of a file in the training's output is expected")
+            raise at(where, None, f"weights: {self.weights!r}", "a file in the training's output is expected")
         try:
             if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
                 raise at(where, None, f"device: {self.device}, but torch finds no GPU", "use device: cpu")

@@ -1,9 +1,9 @@
 """Which speaker labels a speech LLM gets right where all that stands before them is true, and where others are lost.
 
 Errors of an answer add up: after a wrong name the next ones are wrong, too, and words count as well. Here each label is
-predicted from the reference before it, so that a comparison of voices is seen by itself, in any step of a training, those
-without audio included. With ``voice_layer`` (``nets/voice_loss.py``) it is seen whether a voice was not found, or was
-found and not recognised.
+predicted from the reference before it, so that a comparison of voices is seen by itself, in any step of a training,
+those without audio included. With ``voice_layer`` (``nets/voice_loss.py``) it is seen whether a voice was not found, or
+was found and not recognised.
 """
 
 from argparse import Namespace

@@ -138,8 +138,8 @@ class Registrations:
         if config.registration == "over" and config.num_distractors != "random":
             least = min(len(c.distractors) for c in self.chosen.values())
             if least < config.num_distractors:
-                log.warning("%s: some clips have %d speakers of other sessions, fewer than num_distractors: %d; those are "
-                            "registered", self.path, least, config.num_distractors)
+                log.warning("%s: some clips have %d speakers of other sessions, fewer than num_distractors: %d; those "
+                            "are registered", self.path, least, config.num_distractors)
         self.stretches = {spk: value.split() for spk, value in read_map(data_dir / "spk2enrolment").items()}
         self.names = name_speakers(sorted({*self.stretches, *(s for c in self.chosen.values() for s in c.speakers)}))
 

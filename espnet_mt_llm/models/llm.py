@@ -189,9 +189,10 @@ def _fresh(config: Mapping[str, Any], dtype: torch.dtype, attention: str, tokeni
         if key not in valid:
             raise UserError(f"llm_conf: config: unknown key '{key}'; {nearest(str(key), valid)}")
     width, heads = values.get("hidden_size"), values.get("num_attention_heads")
-    if isinstance(width, int) and isinstance(heads, int) and not values.get("head_dim") and (heads < 1 or width % heads):
-        raise UserError(f"llm_conf: config: hidden_size {width} is no multiple of num_attention_heads {heads}; change one "
-                        "of them, or give head_dim")
+    known = isinstance(width, int) and isinstance(heads, int) and not values.get("head_dim")
+    if known and (heads < 1 or width % heads):
+        raise UserError(f"llm_conf: config: hidden_size {width} is no multiple of num_attention_heads {heads}; change "
+                        "one of them, or give head_dim")
     values |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_id, "eos_token_id": tokenizer.end_id,
                "bos_token_id": None}
     try:

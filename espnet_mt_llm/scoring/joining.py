@@ -22,7 +22,7 @@ def session_of(clip: str) -> Tuple[str, float]:
 def join_clips(clips: Mapping[str, Iterable[Mapping]]) -> Dict[str, List[dict]]:
     """Return the segments of each session, clip after clip, with times (where they have any) from its begin.
 
-    A label is one speaker in all clips of a session: a system that numbers the speakers of each clip anew is wrong then.
+    A label is one speaker in all clips of a session: who numbers the speakers of each clip anew is wrong then.
     """
     sessions: Dict[str, List[dict]] = {}
     for (session, begin), clip in sorted((session_of(clip), clip) for clip in clips):

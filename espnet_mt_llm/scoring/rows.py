@@ -63,7 +63,8 @@ def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> List[Row]:
 
     But not one of a decoding that ``new`` has other rows of: it was decoded anew, and does not say that any more.
 
-    >>> old = [Row("lm", "t", m, 1, note=n) for m, n in (("cpWER", "02/x"), ("saWER", "02/x, 1-10 over"), ("WER", "01/x"))]
+    >>> notes = {"cpWER": "02/x", "saWER": "02/x, 1-10 over", "WER": "01/x"}
+    >>> old = [Row("lm", "t", metric, 1, note=note) for metric, note in notes.items()]
     >>> [(r.metric, r.value) for r in merge_rows(old, [Row("lm", "t", "cpWER", 2, note="02/x")])]
     [('WER', 1), ('cpWER', 2)]
     """

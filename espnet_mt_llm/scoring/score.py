@@ -218,7 +218,7 @@ def _conventions(convention: Convention, given: Optional[Answers], counts: Optio
         "profile": convention.profile,
         "permutation_unit": convention.permutation_unit,
         **({} if convention.permutation_unit == "clip" else {
-            "sessions": "the clips of one recording, by the times in their names; a label is one speaker in all of them"}),
+            "sessions": "the clips of a recording, by the times in their names; a label is one speaker in all"}),
         "collar": None,
         "collar_note": "no metric here uses times" if tcp is None else "only tcp uses times",
         "averaging": "micro: errors and reference lengths are summed over clips",
@@ -286,7 +286,8 @@ def _order(decode: Mapping[str, Any], sot_order: Optional[str], tie_rule: Option
 def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: str = "none",
                  sot_order: Optional[str] = None, tie_rule: Optional[str] = None, sot_unit: Optional[str] = None,
                  speaker_attributed: bool = False, tcp_collar: Optional[float] = None, sweep_diarization: bool = False,
-                 permutation_unit: str = "clip", nj: int = 1, out: Optional[Pathlike] = None, command: str = "") -> Dict[str, Any]:
+                 permutation_unit: str = "clip", nj: int = 1, out: Optional[Pathlike] = None, command: str = ""
+                 ) -> Dict[str, Any]:
     """Score the decode directory ``hyp`` against ``ref``/supervision and write ``score.json``.
 
     Args:

@@ -54,8 +54,8 @@ def draw_mixtures(sources: Sources, config: SimulationConfig, name: str,
         unreadable: takes the recordings that could not be read, and why; a mixture that met one is drawn again.
 
     Raises:
-        UserError: too few speakers, the sources are too long for ``max_duration`` or ``duration``, or hardly one of them
-            can be read.
+        UserError: too few speakers, the sources are too long for ``max_duration`` or ``duration``, or hardly one of
+            them can be read.
     """
     unreadable = {} if unreadable is None else unreadable
     drawer = _Drawer(sources, config, name, statistics, _CACHE_BYTES // max(nj, 1))

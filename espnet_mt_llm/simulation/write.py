@@ -57,8 +57,8 @@ def write_mixtures(data_dir: Pathlike, job: int = 1, num_jobs: int = 1, allow_pr
             written += 1
     if failed and not allow_problems:
         raise UserError(f"{data_dir}: {len(failed)} of {len(mine)} mixtures cannot be made, the first is "
-                        f"{next(iter(failed))}: {next(iter(failed.values()))}; the others are written; run again, which "
-                        "continues, or go on without them: ./run.sh --allow_problems true")
+                        f"{next(iter(failed))}: {next(iter(failed.values()))}; the others are written; run again, "
+                        "which continues, or go on without them: ./run.sh --allow_problems true")
     return written
 
 

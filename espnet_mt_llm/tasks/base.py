@@ -174,9 +174,10 @@ class MultiTalkerTask(AbsTask):
                 if key not in vars(args):
                     raise UserError(f"debug_conf: unknown key '{key}'; {nearest(key, vars(args))}")
             changed = {**DEBUG, **args.debug_conf}
-            # What stands on the command line wins.
+            # What stands on the command line wins, unless --debug_conf stands there, too.
             words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
             given = {action.dest for action in parser._actions if words.intersection(action.option_strings)}
+            given -= set(args.debug_conf) if "debug_conf" in given else set()
             vars(args).update(merged(vars(args), {key: value for key, value in changed.items()
                                                   if key not in given or isinstance(value, dict)}))
         for mode in ("train", "valid"):
@@ -193,7 +194,7 @@ class MultiTalkerTask(AbsTask):
             conf = getattr(args, name, None)
             if conf and conf.get("checkpoint"):
                 if not isinstance(conf["checkpoint"], str):
-                    raise UserError(f"{name}: checkpoint: {conf['checkpoint']!r}; the name of a file or folder is expected")
+                    raise UserError(f"{name}: checkpoint: {conf['checkpoint']!r}; a file or folder is expected")
                 conf["checkpoint"] = find_checkpoint(conf["checkpoint"], args.output_dir)
         register()
         check_optimizer(args)
@@ -304,17 +305,19 @@ _ONE = {int: "a whole number", float: "a number", str2bool: "true or false", str
 
 
 def _mismatch(action: argparse.Action, value: Any) -> str:
-    """Say what is expected where ``value`` is not what the option takes; types that only ESPnet knows are passed over."""
+    """Say what is expected where an option does not take ``value``; types that only ESPnet knows are passed over."""
     if isinstance(action, NestedDictAction):
         return "" if value is None or isinstance(value, dict) else "'key: value' lines are expected"
     one = _ONE.get(action.type, "")
     if action.nargs is not None:
         fits = isinstance(value, list) and all(_is_a(action.type, item) for item in value)
-        return "" if fits else f"a list is expected, e.g. [{'…' if isinstance(value, (list, dict, type(None))) else value}]"
+        example = "…" if value is None or isinstance(value, (list, dict)) else value
+        return "" if fits else f"a list is expected, e.g. [{example}]"
     if value is None or action.type not in _ONE or isinstance(action, argparse._AppendAction):
         return ""
     if not _is_a(action.type, value):
-        exponent = "; with an exponent YAML reads 1.0e-3 and not 1e-3" if one == "a number" and isinstance(value, str) else ""
+        number = action.type is float and isinstance(value, str)
+        exponent = "; with an exponent YAML reads 1.0e-3 and not 1e-3" if number else ""
         return f"{one} is expected{exponent}"
     return nearest(value, action.choices) if action.choices and value not in action.choices else ""
 
@@ -354,14 +357,15 @@ def check_resumed(args: argparse.Namespace) -> None:
     for key in LASTING:
         if key in before and hasattr(args, key) and _plain(before[key]) != _plain(getattr(args, key)):
             raise UserError(f"{out}: this training was begun with {key}: {before[key]!r}, and goes on with "
-                            f"{getattr(args, key)!r}; give the first one back, or train anew: rm -r {out} (in a recipe: "
-                            "--on_change restart)")
+                            f"{getattr(args, key)!r}; give the first one back, or train anew: rm -r {out} (in a "
+                            "recipe: --on_change restart)")
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as YAML would give it back, without the number of steps, which may grow."""
+    """Return a value as YAML would give it back, without the number of steps, which may grow; nothing is None."""
     found = json.loads(json.dumps(value, default=str))
-    return {k: v for k, v in found.items() if k != "total_steps"} if isinstance(found, dict) else found
+    found = {k: v for k, v in found.items() if k != "total_steps"} if isinstance(found, dict) else found
+    return None if found in ({}, [], "") else found
 
 
 def set_data(args: argparse.Namespace, mode: str, directory: Pathlike, sources: bool = False) -> None:

@@ -107,11 +107,12 @@ def estimate(config: Pathlike, seconds: float = 50.0, targets: int = 300, prompt
         tokenizer: of a language model that begins from a configuration, as the recipe makes it.
 
     Raises:
-        UserError: a length that is none, a clip that the language model has no positions for, an unknown key, a checkpoint that is not there and of unknown size, a part without a formula.
+        UserError: a length that is none, a clip that the language model has no positions for, an unknown key, a
+            checkpoint that is not there and of unknown size, a part without a formula.
     """
     if not seconds > 0 or min(targets, prompt) < 0:
-        raise UserError(f"{seconds:g} s, {targets} tokens of target, {prompt} of prompt: expected more than 0 s, and 0 or "
-                        "more tokens")
+        raise UserError(f"{seconds:g} s, {targets} tokens of target, {prompt} of prompt: expected more than 0 s, and 0 "
+                        "or more tokens")
     parser = SpeechLLMTask.get_parser()
     check_keys(config, [action.dest for action in parser._actions])
     check_types(config, parser)

@@ -102,7 +102,7 @@ def scripted(root: Path, answers: dict[str, str], **conf: Any) -> tuple[list, di
     ({"batch_positions": -1}, "batch_positions: -1"),
     ({"dtype": "bf16"}, "dtype: 'bf16'; did you mean 'bfloat16'?"),
     ({"seed": None}, "seed: None"),
-    ({"weights": 5}, "weights: 5; the name of a file"),
+    ({"weights": 5}, "weights: 5; a file in the training's output"),
 ])
 def test_bad_configuration(tmp_path: Path, conf: dict, message: str) -> None:
     (tmp_path / "d.yaml").write_text(json.dumps(conf))

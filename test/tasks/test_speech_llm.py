@@ -328,6 +328,10 @@ def test_options_of_the_command_win_over_debug(root: Path, work: Path) -> None:
     SpeechLLMTask.train([*command, "--max_epoch", "1", "--batch_positions=240"])
     made = load_yaml(work / "exp/01/config.yaml")
     assert (made["max_epoch"], made["batch_positions"], made["num_iters_per_epoch"]) == (1, 240, 3)
+    # The driver gives every step a tokenizer; so it can be taken back.
+    command = arguments(work, root / "dump", "02", debug=True)
+    SpeechLLMTask.train([*command, "--max_epoch", "1", "--debug_conf", "max_epoch=2"])
+    assert load_yaml(work / "exp/02/config.yaml")["max_epoch"] == 2
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -370,7 +374,7 @@ def test_options_of_the_command_win_over_debug(root: Path, work: Path) -> None:
     ({"talkers": 2}, r"talkers: 2; a list is expected"),
     ({"concatenate": True}, "concatenate: True; 'key: value' lines are expected"),
     ({"tokenizer": 5}, "tokenizer: 5; a word is expected"),
-    ({"encoder_conf": {"checkpoint": 5}}, "encoder_conf: checkpoint: 5; the name of a file or folder is expected"),
+    ({"encoder_conf": {"checkpoint": 5}}, "encoder_conf: checkpoint: 5; a file or folder is expected"),
     ({"max_epoch": "many"}, "max_epoch: 'many'; a whole number is expected"),
     ({"grad_clip": "1e-1"}, "grad_clip: '1e-1'; a number is expected; with an exponent YAML reads 1.0e-3"),
     ({"feature_cache": "maybe"}, "feature_cache: 'maybe'; true or false is expected"),
