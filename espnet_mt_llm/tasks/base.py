@@ -205,7 +205,8 @@ class MultiTalkerTask(AbsTask):
         # In a training of several processes the first one holds the directory for all.
         follower = args.dist_launcher == "slurm" and os.environ.get("SLURM_PROCID", "0") != "0"
         with nullcontext() if follower else alone_in(args.output_dir):
-            check_resumed(args)
+            if not follower:  # who begins later might read a configuration that is being written
+                check_resumed(args)
             with atomic_open(Path(args.output_dir) / "environment.json") as f:
                 json.dump(environment(), f, indent=1)
                 f.write("\n")
