@@ -118,6 +118,20 @@ def flush_disk(*directories: Pathlike) -> None:
             os.close(handle)
 
 
+def is_whole(value: Any) -> bool:
+    """Say whether a value of YAML or JSON is a whole number: there ``true`` is none.
+
+    >>> [is_whole(value) for value in (3, True, 3.0, "3", None)]
+    [True, False, False, False, False]
+    """
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Say whether a value of YAML or JSON is a number, whole or not."""
+    return isinstance(value, float) or is_whole(value)
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Say which valid name was probably meant, e.g. ``did you mean 'seed'?``, else list them all."""
     valid = sorted(valid)

@@ -39,9 +39,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     supervision = read_map(Path(args.data_dir) / "supervision")
     if args.num_clips:
         supervision = dict(list(supervision.items())[: args.num_clips])
+    probe = LabelProbe(args.model_dir, args.data_dir, weights=args.weights, device=args.device)
     for registration in args.registration:
-        probe = LabelProbe(args.model_dir, args.data_dir, registration, args.num_distractors, args.weights,
-                           args.device)
+        probe.register(registration, args.num_distractors)
         others = f", up to {args.num_distractors} others" if registration == "over" else ""
         print(f"registration {registration}{others}: {probe(supervision, args.batch_size).line()}", flush=True)
 

@@ -89,7 +89,8 @@ def prepare(root: Pathlike, out: Pathlike, *, dev_sessions: Pathlike, channel: i
     sets["test"] = parts["test"]
     missing = [name for name in sets if not sets[name]]
     if missing:
-        print(f"no sessions in {root} for {', '.join(missing)}, so not prepared{left_behind(Path(out), missing)}")
+        print(f"no sessions in {root} for {', '.join(missing)}, so not prepared",
+              *left_behind(Path(out), missing), sep="\n")
     problems = Problems(out)
     read = partial(read_meeting, channel=channel, profile=profile)
     summaries = make_sets({name: (meetings[:DEBUG_MEETINGS] if debug else meetings, read)

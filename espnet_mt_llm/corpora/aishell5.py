@@ -126,7 +126,7 @@ def prepare(root: Pathlike, out: Pathlike, *, channel: int = 1, profile: str = "
         log.warning("no noise in %s; the list of an earlier run stays: rm -r %s", root, out / "noise")
     made = {summary.name for summary in summaries}
     names = [f"{name}_{kind}" for name in dict.fromkeys(_FOLDERS.values()) for kind in ("far", "near")]
-    print(table(summaries) + left_behind(out, [name for name in names if name not in made]), flush=True)
+    print(table(summaries), *left_behind(out, [name for name in names if name not in made]), sep="\n", flush=True)
     problems.finish(allow_problems)
     return summaries
 

@@ -90,7 +90,7 @@ def prepare(root: Pathlike, out: Pathlike, *, channel: int = 1, profile: str = "
     if not sets:
         raise absent(root, "AliMeeting", "ALIMEETING", TREE, f"{URL} ({ARCHIVES}), unpacked into one folder")
     if missing:
-        print(f"not in {root}, so not prepared: {', '.join(missing)}{left_behind(Path(out), missing)}")
+        print(f"not in {root}, so not prepared: {', '.join(missing)}", *left_behind(Path(out), missing), sep="\n")
     return prepare_sets(sets, out, nj, allow_problems)
 
 

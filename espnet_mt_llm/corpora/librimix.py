@@ -216,7 +216,7 @@ def prepare(librispeech_root: Pathlike, metadata: Pathlike, out: Pathlike, *, wh
     summaries = []
     if prepare_librispeech:
         chosen = [PARTS[part] for part in there] if select.parts else None
-        needed = _chapters(there, inputs, select) if select.debug else set()
+        needed = _debug_chapters(there, inputs, select) if select.debug else set()
         summaries = librispeech.prepare_parts(librispeech_root, out, problems, parts=chosen, nj=nj, debug=select.debug,
                                               needed=needed)
     not_made = {f"{part}_*": lack for part, lack in missing.items()}
@@ -232,15 +232,15 @@ def prepare(librispeech_root: Pathlike, metadata: Pathlike, out: Pathlike, *, wh
     return summaries + mixed
 
 
-def _chapters(parts: Mapping[str, Mapping[int, str]], inputs: Inputs, select: Selection) -> set[str]:
-    """Return the chapters, ``<reader>/<chapter>``, of the sources of the mixtures: readers enrol from them."""
+def _debug_chapters(parts: Mapping[str, Mapping[int, str]], inputs: Inputs, select: Selection) -> set[str]:
+    """Return the chapters, ``<reader>/<chapter>``, of the sources of debug's mixtures: readers enrol from them."""
     found = set()
     for part, lacks in parts.items():
         for n in {*select.num_talkers} - {*lacks}:
             for path in {csv_path(inputs.metadata, n, part),
                          offset_csv(inputs.metadata, inputs.offset_metadata, n, part)}:
                 with suppress(UserError):  # is reported where the mixtures are made
-                    rows = read_rows(path, n, DEBUG_MIXTURES if select.debug else None)
+                    rows = read_rows(path, n, DEBUG_MIXTURES)
                     found |= {"/".join(source.split("/")[1:3]) for row in rows.good for source, _ in row.sources}
     return found
 
@@ -267,7 +267,7 @@ def _end(not_made: Mapping[str, str], made: set[str], select: Selection, out: Pa
     for name, reason in not_made.items():
         names.setdefault(reason, []).append(name)
     lines = [f"not made: {' '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
-    lines += left_behind(out, not_made).splitlines()[1:]
+    lines += left_behind(out, not_made)
     for condition, kind, group in itertools.product(("offset", "plain"), ("both", "clean"), ((2, 3), (2,), (3,))):
         train, valid = ([name for part in parts if (name := select.name(part, group, kind, condition)) in made]
                         for parts in (("train_100", "train_360"), ("dev",)))

@@ -400,13 +400,13 @@ def remove_set(path: Path) -> None:
     _remove_others(DataDir(path, {}, []))
 
 
-def left_behind(out: Path, names: Iterable[str]) -> str:
-    """Return what to say of sets that an earlier preparation made and this one does not; nothing where there are none.
+def left_behind(out: Path, names: Iterable[str]) -> list[str]:
+    """Return the line to print of sets that an earlier preparation made and this one does not; none without such sets.
 
     They are not removed: they may be of another copy of the corpus, or of other options.
     """
     old = [str(out / name) for name in names if (out / name / "wav.scp").exists()]
-    return f"\nan earlier run has left sets that were not made now: rm -r {' '.join(old)}" if old else ""
+    return [f"an earlier run has left sets that were not made now: rm -r {' '.join(old)}"] if old else []
 
 
 def _remove_others(data: DataDir) -> None:

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Collection, Iterable, Iterator, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, progress
+from espnet_mt_llm.datadir.kaldi import CLIP_TIMES
 from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.datadir.stretches import Pool, Span, Talk, find_stretches, one_line, read_rows, read_text_lines
 
@@ -42,7 +43,6 @@ log = logging.getLogger(__name__)
 SOURCE_DIRS = "source_dirs"
 # What a clip's id may add to that of its recording: its times in hundredths of a second, and what tells apart those of
 # the same times.
-_TIMES = re.compile(r"-(\d{7,})-(\d{7,})(?![^.-])")
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _span(clip: str, recs: Collection[str]) -> Optional[Span]:
     """
     if clip in recs:
         return clip, 0.0, math.inf
-    for match in _TIMES.finditer(clip):
+    for match in CLIP_TIMES.finditer(clip):
         if clip[: match.start()] in recs:
             return clip[: match.start()], int(match[1]) / 100, int(match[2]) / 100
     # A whole recording twice, for two who talk all the time.

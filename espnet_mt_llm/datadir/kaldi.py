@@ -34,6 +34,10 @@ OVERSHOOT = 0.1
 _STANDARD = ("wav.scp", "segments", "utt2spk", "spk2utt", "text", "reco2dur")
 
 
+# In the id of a clip, behind that of its recording: from when to when, in centiseconds.
+CLIP_TIMES = re.compile(r"-(\d{7,})-(\d{7,})(?![^.-])")
+
+
 def make_utt_id(spk: str, rec: str, start: float, end: float) -> str:
     """Build `<speaker>-<recording>-<start>-<end>`, times in centiseconds of 7 digits, so that ids sort by speaker.
 

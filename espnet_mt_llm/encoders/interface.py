@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import torch
 
-from espnet_mt_llm.common import UserError
+from espnet_mt_llm.common import UserError, is_whole
 
 
 class Encoder(torch.nn.Module, ABC):
@@ -82,8 +82,7 @@ class SpeechEncoder(Encoder):
         """
         self.layers = chosen(layers, len(blocks))
         self.num_layers = len(self.layers)
-        if isinstance(freeze_layers, bool) or not isinstance(freeze_layers, int) \
-                or not -1 <= freeze_layers <= len(blocks):
+        if not is_whole(freeze_layers) or not -1 <= freeze_layers <= len(blocks):
             raise UserError(f"encoder_conf: freeze_layers {freeze_layers} is not within -1 and {len(blocks)}, the "
                             "blocks")
         if freeze_layers:
@@ -134,7 +133,7 @@ def chosen(layers: Optional[Sequence[int]], count: int) -> list[int]:
         raise UserError(f"encoder_conf: layers is '{layers}'; give a list, e.g. [{(count + 1) // 2}, -1], or leave it "
                         "out for all")
     for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= abs(layer) <= count:
+        if not is_whole(layer) or not 1 <= abs(layer) <= count:
             raise UserError(f"encoder_conf: layers: there is no layer '{layer}'; layers are 1 to {count}, -1 is the "
                             "last")
     return [layer - 1 if layer > 0 else count + layer for layer in layers]

@@ -9,7 +9,7 @@ from typing import Any, Optional, Sequence, TypeVar
 import numpy as np
 import torch
 
-from espnet_mt_llm.common import Pathlike, at, from_mapping, load_yaml, progress
+from espnet_mt_llm.common import Pathlike, at, from_mapping, is_whole, load_yaml, progress
 from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.text.serialisation import Order
@@ -67,7 +67,7 @@ class RunConfig:
 
 def check_positive(value: Any, key: str, where: Pathlike) -> None:
     """Refuse what is no whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise at(where, None, f"{key}: {value!r}", "a whole number of at least 1 is expected")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from espnet_mt_llm.common import Pathlike, UserError, at, progress
+from espnet_mt_llm.common import Pathlike, UserError, at, is_number, progress
 from espnet_mt_llm.datadir.audio import read_audio, write_audio
 from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.inference.decode import RunConfig, check_positive, clip_batches
@@ -50,7 +50,7 @@ class JointConfig(RunConfig):
             raise at(where, None, f"median: {self.median!r}", "an odd number of frames is expected, e.g. 11")
         for key in ("threshold", "ctc_weight"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            if not is_number(value) or not 0 <= value <= 1:
                 raise at(where, None, f"{key}: {value!r}", "a number between 0 and 1 is expected")
         check_positive(self.beam_size, "beam_size", where)
         for key in ("write_audio", "write_activity"):

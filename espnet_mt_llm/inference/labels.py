@@ -74,8 +74,7 @@ class LabelProbe:
     Args:
         model_dir: the training's output.
         data_dir: clips (dump/<set>), with a pool of stretches where the model knows voices.
-        registration: ``none``, ``match``, or ``over``.
-        num_distractors: how many others are registered with ``over``.
+        registration, num_distractors: see :meth:`register`.
         weights: file of the weights; the best there are when empty.
         device: ``cpu``, ``cuda`` ...
 
@@ -87,23 +86,31 @@ class LabelProbe:
                  weights: str = "", device: str = "cpu") -> None:
         torch.set_flush_denormal(True)
         self.model: SpeechLLM
-        self.model, args, _ = load_model(model_dir, "speech_llm", weights, device)
-        if registration != "none" and args.registration == "none":
-            raise UserError(f"{model_dir}: this model has learnt with registration: none, so nobody can be registered; "
-                            "use --registration none")
-        self.data_dir, self.device = Path(data_dir), device
-        self.targets = self._targets(args, registration, num_distractors)
+        self.model, self.args, _ = load_model(model_dir, "speech_llm", weights, device)
+        self.model_dir, self.data_dir, self.device = model_dir, Path(data_dir), device
+        self.targets: SpeechLLMTargets
+        self.register(registration, num_distractors)
         self.wav = read_map(self.data_dir / "wav.scp") if self.targets.with_audio else {}
 
-    def _targets(self, args: Namespace, registration: str, num_distractors: int) -> SpeechLLMTargets:
-        """Build what makes prompts and targets, with the draws of a validation."""
-        drawn = {**(args.registration_conf or {}), "min_distractors": num_distractors,
+    def register(self, registration: str, num_distractors: int = 10) -> None:
+        """Choose who is registered from now on, with the draws of a validation.
+
+        Args:
+            registration: ``none``, ``match``, or ``over``.
+            num_distractors: how many others are registered with ``over``.
+
+        Raises:
+            UserError: nobody can be registered with this model.
+        """
+        if registration != "none" and self.args.registration == "none":
+            raise UserError(f"{self.model_dir}: this model has learnt with registration: none, so nobody can be "
+                            "registered; use --registration none")
+        drawn = {**(self.args.registration_conf or {}), "min_distractors": num_distractors,
                  "max_distractors": num_distractors, "rivals": 0.0}
         changed = {"registration": registration, "registration_conf": drawn, "valid_dir": str(self.data_dir),
                    "feature_cache": False}
-        targets = task_class("speech_llm").build_preprocess_fn(Namespace(**{**vars(args), **changed}), False)
-        introduce(targets, self.model, self.device)
-        return targets
+        self.targets = task_class("speech_llm").build_preprocess_fn(Namespace(**{**vars(self.args), **changed}), False)
+        introduce(self.targets, self.model, self.device)
 
     @torch.no_grad()
     def __call__(self, supervision: Mapping[str, str], batch_size: int = 16) -> LabelAccuracy:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Optional, Union
 import numpy as np
 import torch
 
-from espnet_mt_llm.common import Chance, Pathlike, UserError, at, nearest, progress
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, is_number, is_whole, nearest, progress
 from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.enrolment import Registration, read_registration
 from espnet_mt_llm.datadir.maps import read_map
@@ -79,14 +79,14 @@ class SpeechLLMConfig(RunConfig):
             check_positive(self.num_distractors, "num_distractors", where)
         for key in ("beam_size", "no_repeat_ngram_size", "loop_period", "max_new_tokens"):
             check_positive(getattr(self, key), key, where)
-        if isinstance(self.loop_times, bool) or not isinstance(self.loop_times, int) or self.loop_times < 2:
+        if not is_whole(self.loop_times) or self.loop_times < 2:
             raise at(where, None, f"loop_times: {self.loop_times!r}", "a whole number of at least 2 is expected")
         if self.batch_positions != 0:
             check_positive(self.batch_positions, "batch_positions", where)
         value = self.tokens_per_second
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        if not is_number(value) or not 0 < value < math.inf:
             raise at(where, None, f"tokens_per_second: {value!r}", "a number above 0 is expected")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+        if not is_whole(self.seed):
             raise at(where, None, f"seed: {self.seed!r}", "a whole number is expected")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import torch
 from torch.nn import functional as F
 
-from espnet_mt_llm.common import UserError, at, nearest
+from espnet_mt_llm.common import UserError, at, is_whole, nearest
 from espnet_mt_llm.models.lora import add_lora
 from espnet_mt_llm.text.llm_tokenizer import LLMTokenizer
 
@@ -189,8 +189,7 @@ def _fresh(config: Mapping[str, Any], dtype: torch.dtype, attention: str, tokeni
         if key not in valid:
             raise UserError(f"llm_conf: config: unknown key '{key}'; {nearest(str(key), valid)}")
     width, heads = values.get("hidden_size"), values.get("num_attention_heads")
-    known = isinstance(width, int) and isinstance(heads, int) and not values.get("head_dim")
-    if known and (heads < 1 or width % heads):
+    if is_whole(width) and is_whole(heads) and not values.get("head_dim") and (heads < 1 or width % heads):
         raise UserError(f"llm_conf: config: hidden_size {width} is no multiple of num_attention_heads {heads}; change "
                         "one of them, or give head_dim")
     values |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_id, "eos_token_id": tokenizer.end_id,

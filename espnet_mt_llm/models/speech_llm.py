@@ -10,7 +10,7 @@ import torch
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch.nn import functional as F
 
-from espnet_mt_llm.common import UserError, nearest
+from espnet_mt_llm.common import UserError, is_number, is_whole, nearest
 from espnet_mt_llm.encoders.interface import SpeakerEncoder, SpeechEncoder
 from espnet_mt_llm.models.base import MultiTalkerModel, learns
 from espnet_mt_llm.models.llm import LLM
@@ -84,10 +84,10 @@ class SpeechLLM(MultiTalkerModel):
             raise ValueError(f"loss: '{loss}'; {nearest(str(loss), MODES)}")
         if threshold not in ("adaptive", 0, float("inf")):
             raise ValueError(f"threshold: {threshold!r} is neither adaptive nor .inf nor 0")
-        if isinstance(floor, bool) or not isinstance(floor, (int, float)):
+        if not is_number(floor):
             raise ValueError(f"floor: {floor!r} is no number")
         layers = llm.model.config.num_hidden_layers
-        if voice_layer is not None and (isinstance(voice_layer, bool) or not isinstance(voice_layer, int)):
+        if voice_layer is not None and (not is_whole(voice_layer)):
             raise ValueError(f"voice_layer: {voice_layer!r} is no whole number")
         if voice_layer is not None and not (voice_weight and 1 <= voice_layer <= layers):
             raise ValueError(f"voice_layer: {voice_layer} of {layers} layers, with voice_weight {voice_weight:g}; "

@@ -6,6 +6,7 @@ from typing import Optional, Sequence
 import torch
 from torch.nn import functional as F
 
+from espnet_mt_llm.common import is_whole
 from espnet_mt_llm.nets.masks import length_mask
 from espnet_mt_llm.nets.runs import run_index
 
@@ -118,7 +119,7 @@ class Gathered(Layout):
 
     def __init__(self, size: int, chunk: int = 20) -> None:
         super().__init__()
-        if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        if not is_whole(chunk) or chunk < 1:
             raise ValueError(f"chunk: {chunk!r} is no whole number of at least 1")
         self.chunk = chunk
         # As small as the token embeddings of an LLM (the initializer_range of Qwen2.5).

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from espnet_mt_llm.common import Chance, at
+from espnet_mt_llm.common import Chance, at, is_whole
 from espnet_mt_llm.scoring.result_types import ClipScore, Errors
 from espnet_mt_llm.scoring.signals import check_ids
 
@@ -63,7 +63,7 @@ def read_answers(decode: Mapping[str, Any], hyp: Path, reference: Mapping[str, S
 
 
 def _count(value: Any, key: str, path: Path) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not is_whole(value) or value < 0:
         raise at(path, None, f"{key}: {value!r} is no count", _REPAIR)
     return value
 

@@ -1,10 +1,9 @@
 """Clips put together to the sessions they were cut from: for error rates in which a speaker is one all along."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Dict, List, Tuple
 
-_CUT = re.compile(r"(.+?)-(\d{7,})-\d{7,}(?![^.-])")
+from espnet_mt_llm.datadir.kaldi import CLIP_TIMES
 
 
 def session_of(clip: str) -> Tuple[str, float]:
@@ -15,8 +14,8 @@ def session_of(clip: str) -> Tuple[str, float]:
     >>> session_of("R8001_M8004-0004125-0008900"), session_of("R1-0000150-0000275-SPK7"), session_of("test-2spk-000001")
     (('R8001_M8004', 41.25), ('R1', 1.5), ('test-2spk-000001', 0.0))
     """
-    match = _CUT.match(clip)
-    return (match[1], int(match[2]) / 100) if match else (clip, 0.0)
+    times = CLIP_TIMES.search(clip)
+    return (clip[: times.start()], int(times[1]) / 100) if times else (clip, 0.0)
 
 
 def join_clips(clips: Mapping[str, Iterable[Mapping]]) -> Dict[str, List[dict]]:

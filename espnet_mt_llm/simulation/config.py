@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Mapping, Optional, Union
 
-from espnet_mt_llm.common import Pathlike, at, from_mapping, load_yaml, nearest
+from espnet_mt_llm.common import Pathlike, at, from_mapping, is_number, is_whole, load_yaml, nearest
 
 _RESERVED = ("defaults", "debug")
 
@@ -163,10 +163,10 @@ def _check_scalars(config: SimulationConfig, where: Pathlike) -> None:
         value = getattr(config, key)
         if value is None and key not in numbers:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or (key != "level" and value < 0):
+        if not is_number(value) or (key != "level" and value < 0):
             raise at(where, None, f"{key}: {value!r}", "a number that is not negative is expected")
     for key in ("rate", "seed"):
-        if isinstance(getattr(config, key), bool) or not isinstance(getattr(config, key), int):
+        if not is_whole(getattr(config, key)):
             raise at(where, None, f"{key}: {getattr(config, key)!r}", "a whole number is expected")
     if config.rate <= 0:
         raise at(where, None, f"rate: {config.rate}", "a rate in Hz is expected, e.g. 16000")

@@ -18,7 +18,9 @@ from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.utils.types import str2bool
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, load_yaml, nearest
+from espnet_mt_llm.common import (
+    Pathlike, UserError, at, atomic_open, environment, is_number, is_whole, load_yaml, nearest,
+)
 from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.text.serialisation import Order
 from espnet_mt_llm.text.token_list import TOKEN_TYPES, Tokenizer, read_token_list
@@ -326,7 +328,7 @@ def _mismatch(action: argparse.Action, value: Any) -> str:
 def _is_a(kind: Any, value: Any) -> bool:
     """Say whether a value of YAML is of the type that an option's text is converted to."""
     if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+        return is_whole(value) if kind is int else is_number(value)
     if kind is str2bool:
         return isinstance(value, bool)
     return isinstance(value, str) and bool(value) if kind in (str, None) else True

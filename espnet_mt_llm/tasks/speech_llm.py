@@ -32,7 +32,7 @@ from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
-from espnet_mt_llm.common import UserError, at, nearest
+from espnet_mt_llm.common import UserError, at, is_number, is_whole, nearest
 from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.encoders.interface import SpeakerEncoder, SpeechEncoder
 from espnet_mt_llm.encoders.registry import SPEAKER, SPEECH, speaker_encoder, speech_encoder
@@ -258,7 +258,7 @@ def check(args: argparse.Namespace) -> None:
 def voice_weight(args: argparse.Namespace) -> float:
     """Return the weight of the loss of voices."""
     weight = (args.model_conf or {}).get("voice_weight", 0.0)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+    if not is_number(weight) or not 0 <= weight < math.inf:
         raise UserError(f"model_conf: voice_weight: {weight!r}; a number from 0 on is expected")
     return float(weight)
 
@@ -268,7 +268,7 @@ def build_layout(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) -
     conf = dict(args.layout_conf or {})
     if args.layout == "time_concat":
         anchors = conf.pop("anchors", 100)
-        if isinstance(anchors, bool) or not isinstance(anchors, int) or anchors < 1:
+        if not is_whole(anchors) or anchors < 1:
             raise UserError(f"layout_conf: anchors: {anchors!r}; a whole number of at least 1 is expected")
         conf["anchor_ids"] = [tokenizer.encode(str(k)) for k in range(1, anchors + 1)]
     return build(LAYOUTS[args.layout], conf, "layout_conf", size)

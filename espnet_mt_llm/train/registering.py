@@ -2,7 +2,6 @@
 """
 
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Optional
 
 import numpy as np
 
-from espnet_mt_llm.common import Chance, Pathlike, UserError, at
+from espnet_mt_llm.common import Chance, Pathlike, UserError, at, is_whole
 from espnet_mt_llm.datadir.enrolment import Heard, Registration, register
+from espnet_mt_llm.datadir.kaldi import CLIP_TIMES
 from espnet_mt_llm.datadir.stretches import Pool, Span, read_text_lines
 from espnet_mt_llm.nets.registration import choose
 from espnet_mt_llm.text.names import check_name, name_key, name_speakers
 
 # The times that a clip's id may add to that of its recording.
-_TIMES = re.compile(r"(.+?)-(\d{7,})-(\d{7,})")
 # So many voices are the rivals of a speaker.
 NEAREST = 16
 
@@ -51,7 +50,7 @@ class Registering:
     def __post_init__(self) -> None:
         for key in ("num_stretches", "max_distractors", "min_distractors", "seed"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int):
+            if not is_whole(value):
                 raise ValueError(f"{key}: {value!r} is no whole number")
         if self.names is not None and not isinstance(self.names, str):
             raise ValueError(f"names: {self.names!r} is no file")
@@ -212,9 +211,9 @@ class Registrar:
             return self._mixed[clip]
         if clip in self._session_of:
             return [(self._session_of[clip], 0.0, float("inf"))]
-        times = _TIMES.match(clip)
-        if times and times[1] in self._session_of:
-            return [(self._session_of[times[1]], int(times[2]) / 100, int(times[3]) / 100)]
+        times = CLIP_TIMES.search(clip)
+        if times and clip[: times.start()] in self._session_of:
+            return [(self._session_of[clip[: times.start()]], int(times[1]) / 100, int(times[2]) / 100)]
         return []
 
     def _read_mixtures(self, path: Path) -> dict[str, list[Span]]:
