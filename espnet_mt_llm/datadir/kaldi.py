@@ -34,8 +34,9 @@ OVERSHOOT = 0.1
 _STANDARD = ("wav.scp", "segments", "utt2spk", "spk2utt", "text", "reco2dur")
 
 
-# In the id of a clip, behind that of its recording: from when to when, in centiseconds.
-CLIP_TIMES = re.compile(r"-(\d{7,})-(\d{7,})(?![^.-])")
+# In the id of a clip, behind that of its recording: from when to when, in centiseconds. The id of the recording may have
+# such numbers, too; a lookahead finds all pairs of neighbours.
+CLIP_TIMES = re.compile(r"-(?=(\d{7,})-(\d{7,})(?![^.-]))")
 
 
 def make_utt_id(spk: str, rec: str, start: float, end: float) -> str:

@@ -60,14 +60,17 @@ def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
         names: what the record says beside the measurements: system, step, set, decode, model, command.
 
     Raises:
-        UserError: the part of a job is missing.
+        UserError: the part of a job is missing, or broken.
     """
     parts = []
     for job in range(1, num_jobs + 1):
         path = part_path(out_dir, job, num_jobs)
         if not path.exists():
             raise at(path, None, f"the result of job {job} of {num_jobs} is missing", "run the stage 'decode' again")
-        parts.append(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            parts.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as e:
+            raise at(path, None, f"no result of a job ({e})", f"remove it and decode again: rm {path}") from None
     # A clip is in one part, and the sort is stable: its turns stay in the order in which they were put out.
     segments = sorted((s for part in parts for s in part["segments"]), key=lambda s: s["session_id"])
     counts = {clip: str(n) for part in parts for clip, n in part["counts"].items()}

@@ -13,8 +13,10 @@ def session_of(clip: str) -> Tuple[str, float]:
 
     >>> session_of("R8001_M8004-0004125-0008900"), session_of("R1-0000150-0000275-SPK7"), session_of("test-2spk-000001")
     (('R8001_M8004', 41.25), ('R1', 1.5), ('test-2spk-000001', 0.0))
+    >>> session_of("room-20230101-1000001-0000150-0000275")
+    ('room-20230101-1000001', 1.5)
     """
-    times = CLIP_TIMES.search(clip)
+    times = max(CLIP_TIMES.finditer(clip), key=lambda match: match.start(), default=None)
     return (clip[: times.start()], int(times[1]) / 100) if times else (clip, 0.0)
 
 

@@ -168,6 +168,9 @@ def _texts(score: Score, recipe: Path) -> Any:
     try:
         times = read_hypothesis_times(hyp / RTTM) if "diarization" in score else {}
         said, understood = read_supervision(reference / "supervision"), read_hypothesis(hyp / "hyp.seglst.json")
+        unparsable = score["decoding"].get("unparsable")
+        for clip in unparsable if isinstance(unparsable, list) else ():
+            understood.pop(clip, None)
         if score["conventions"]["permutation_unit"] == "session":
             said, understood = join_clips(said), join_clips(understood)
         return said, understood, times

@@ -1,6 +1,7 @@
 """Rows of results.json: one number each, of the scores that are here and of those that were made elsewhere."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Sequence, Tuple
@@ -48,6 +49,8 @@ def read_rows(path: Pathlike) -> List[Row]:
         for key in entry:
             if key not in names:
                 raise at(path, None, f"entry {i}: unknown key '{key}'", nearest(key, names))
+            if key != "value" and not isinstance(entry[key], str):
+                raise at(path, None, f"entry {i}: {key} is {entry[key]!r}, no string", "put it in quotation marks")
         rows.append(Row(**entry))
     seen: Dict[tuple, int] = {}
     for i, row in enumerate(rows, 1):
@@ -61,12 +64,13 @@ def read_rows(path: Pathlike) -> List[Row]:
 def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> List[Row]:
     """Put ``new`` over ``old`` by key and sort; a row that is in ``old`` alone stays.
 
-    But not one of a decoding that ``new`` has other rows of: it was decoded anew, and does not say that any more.
+    But not one of a decoding that ``new`` has other rows of: it was decoded anew, and does not say that any more. Those
+    with another note are somebody's own.
 
-    >>> notes = {"cpWER": "02/x", "saWER": "02/x, 1-10 over", "WER": "01/x"}
+    >>> notes = {"cpWER": "02/x", "saWER": "02/x, 1-10 over-registered", "WER": "01/x", "cpCER": "02/x, on a GPU"}
     >>> old = [Row("lm", "t", metric, 1, note=note) for metric, note in notes.items()]
     >>> [(r.metric, r.value) for r in merge_rows(old, [Row("lm", "t", "cpWER", 2, note="02/x")])]
-    [('WER', 1), ('cpWER', 2)]
+    [('WER', 1), ('cpCER', 1), ('cpWER', 2)]
     """
     new = list(new)
     again = {(r.system, r.set, _decoding(r.note)) for r in new if r.set}
@@ -75,10 +79,13 @@ def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> List[Row]:
     return [merged[k] for k in sorted(merged)]
 
 
+# Behind step and decoding in a note: a part of the set, see ``rows_of`` in ``table.py``.
+_PART = re.compile(r", \d+(-\d+)?( over-registered|-talker clips)$")
+
+
 def _decoding(note: str) -> str:
     """Return what a note says of step, decoding and what was permuted, without the part of the set."""
-    name, *parts = note.split(", ")
-    return ", ".join([name, *(part for part in parts[:1] if part.startswith("by "))])
+    return _PART.sub("", note)
 
 
 def others_tables(rows: Sequence[Row]) -> List[List[List[str]]]:

@@ -1,11 +1,12 @@
 """Score a decode directory against the reference of its set: `supervision` + `hyp.seglst.json` → `score.json`."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, nearest, progress
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment, is_number, nearest, progress
 from espnet_mt_llm.scoring import answers, metrics
 from espnet_mt_llm.scoring.answers import Answers
 from espnet_mt_llm.scoring.joining import join_clips
@@ -68,7 +69,7 @@ def read_hypothesis(path: Pathlike) -> Dict[str, Segments]:
     """Read a SegLST hypothesis: clip id → segments in the order they were put out. Times are optional.
 
     Raises:
-        UserError: not a list of segments with ``session_id``, ``speaker`` and ``words``.
+        UserError: not a list of segments with ``session_id``, ``speaker`` and ``words``, or a time that is no number.
     """
     repair = "decode this set again (stage 7)"
     entries = read_json(path, repair)
@@ -81,6 +82,9 @@ def read_hypothesis(path: Pathlike) -> Dict[str, Segments]:
             raise at(path, None, f"segment {i} lacks one of {', '.join(keys)}", repair)
         if not isinstance(entry["words"], str):
             raise at(path, None, f"segment {i}: 'words' is not a string", repair)
+        for key in ("start_time", "end_time"):
+            if entry.get(key) is not None and not (is_number(entry[key]) and math.isfinite(entry[key])):
+                raise at(path, None, f"segment {i}: {key} is {entry[key]!r}, no number of seconds", repair)
         out.setdefault(str(entry["session_id"]), []).append({**entry, "speaker": str(entry["speaker"])})
     return out
 
@@ -116,16 +120,14 @@ def score_clip(clip: str, reference: Segments, hypothesis: Optional[Segments], p
     missing = hypothesis is None
     hypothesis = hypothesis or []
     ref, hyp = by_speaker(reference, convention), by_speaker(hypothesis, convention)
-    try:
-        cp, assignment = metrics.cp(ref, hyp)
-    except UserError as e:
-        raise UserError(f"clip {clip}: {e}") from None
+    cp, assignment = metrics.cp(ref, hyp)
     by_start = sorted(reference, key=lambda s: (s["start_time"], s["end_time"], s["speaker"]))
     orc, exact = metrics.orc([_tokens(s["words"], convention) for s in by_start], hyp)
     dicp = metrics.dicp(ref, [_tokens(s["words"], convention) for s in hypothesis])
     serial_ref = [t.text for t in turns(reference, convention.order)]
     # The hypothesis stays in the order in which the system put it out; that order is what this rate judges.
-    serial_hyp = [t.text for t in turns([_untimed(s) for s in hypothesis], Order("input", unit=convention.order.unit))]
+    serial_hyp = [t.text for t in turns([_numbered(s, i) for i, s in enumerate(hypothesis)],
+                                        Order("input", unit=convention.order.unit))]
     ref_sc, hyp_sc = _with_sc(serial_ref, convention), _with_sc(serial_hyp, convention)
     errors: Dict[str, Errors] = {
         "cp": cp,
@@ -143,8 +145,11 @@ def score_clip(clip: str, reference: Segments, hypothesis: Optional[Segments], p
         if convention.speaker_attributed:
             errors[f"{_CHANCE}sa"] = metrics.speaker_attributed(ref, drawn)
     if convention.tcp_collar is not None:
-        errors["tcp"] = metrics.tcp(_spoken(reference, convention), _spoken(hypothesis, convention),
-                                    convention.tcp_collar)
+        try:
+            errors["tcp"] = metrics.tcp(_spoken(reference, convention), _spoken(hypothesis, convention),
+                                        convention.tcp_collar)
+        except UserError as e:
+            raise UserError(f"{convention.permutation_unit} {clip}: {e}") from None
     if predicted is None:
         predicted = sum(1 for words in hyp.values() if words)
     return ClipScore(clip, len(ref), predicted, errors, assignment, missing), exact
@@ -159,13 +164,15 @@ def _check_times(hypothesis: Mapping[str, Segments], path: Path) -> None:
     for clip, segments in hypothesis.items():
         for s in segments:
             start, end = s.get("start_time"), s.get("end_time")
-            if not (isinstance(start, (int, float)) and isinstance(end, (int, float)) and 0 <= start <= end):
+            if start is None or end is None or not 0 <= start <= end:
                 raise at(path, None, f"a segment of the clip '{clip}' has no times; tcp needs start_time and end_time",
                          "leave --tcp_collar away, or decode with a system that gives times")
 
 
-def _untimed(segment: Mapping) -> dict:
-    return {"speaker": segment["speaker"], "words": strip_sc(segment["words"]), "start_time": 0.0, "end_time": 0.0}
+def _numbered(segment: Mapping, place: int) -> dict:
+    """Return a segment whose time is its place in the output."""
+    return {"speaker": segment["speaker"], "words": strip_sc(segment["words"]), "start_time": float(place),
+            "end_time": float(place)}
 
 
 def read_counts(path: Pathlike) -> Optional[Dict[str, int]]:
@@ -271,16 +278,24 @@ def _speed(decode: Mapping[str, Any], path: Path) -> Optional[Dict[str, Any]]:
             "num_threads": decode.get("num_threads"), "model_load": "excluded"}
 
 
-def _order(decode: Mapping[str, Any], sot_order: Optional[str], tie_rule: Optional[str],
+def _order(decode: Mapping[str, Any], path: Path, sot_order: Optional[str], tie_rule: Optional[str],
            sot_unit: Optional[str]) -> Order:
     """Choose the order of the serialized reference: what was asked for, else what decode.json says, else by onset.
 
     The ``tie_rule`` of decode.json is the name of a rule or a whole order in words (``Order.describe``).
+
+    Raises:
+        UserError: decode.json has something else there.
     """
-    recorded = str(decode.get("tie_rule", ""))
-    order = Order.described(recorded) or Order(decode.get("sot_order") or "onset",
-                                               recorded if recorded in TIE_RULES else "speaker")
-    return Order(sot_order or order.order, tie_rule or order.tie_rule, unit=sot_unit or order.unit)
+    recorded = str(decode.get("tie_rule") or "speaker")
+    order = Order.described(recorded)
+    if order is None:
+        if recorded not in TIE_RULES:
+            raise at(path, None, f"tie_rule: '{recorded}' is no order of turns",
+                     f"name a rule: {', '.join(TIE_RULES)}; or decode this set again (stage 7)")
+        order = Order(decode.get("sot_order") or "onset", recorded)
+    return replace(order, order=sot_order or order.order, tie_rule=tie_rule or order.tie_rule,
+                   unit=sot_unit or order.unit)
 
 
 def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: str = "none",
@@ -312,6 +327,8 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
     check_ids(reference, counts or {}, hyp / "utt2num_spk", ref / "supervision")
     decode_path = hyp / "decode.json"
     decode = read_json(decode_path) if decode_path.exists() else {}
+    if not isinstance(decode, dict):
+        raise at(decode_path, None, "not a record: a JSON object is expected", "decode this set again (stage 7)")
     given = answers.read_answers(decode, hyp, reference, ref / "supervision")
     if given is not None:
         speaker_attributed = speaker_attributed or given.registration in answers.REGISTERED_MODES
@@ -319,13 +336,13 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
         for clip in given.unparsable_clips:
             hypothesis.pop(clip, None)
         counts = None if counts is None else {**counts, **dict.fromkeys(given.unparsable_clips, 0)}
-    convention = Convention(unit, profile, _order(decode, sot_order, tie_rule, sot_unit), speaker_attributed,
+    convention = Convention(unit, profile, _order(decode, decode_path, sot_order, tie_rule, sot_unit), speaker_attributed,
                             tcp_collar, given is not None, permutation_unit)
     if tcp_collar is not None:
         _check_times(hypothesis, hyp / "hyp.seglst.json")
     by_session = permutation_unit == "session"
     signals = Signals() if by_session else score_signals(reference, ref, hyp, decode, sweep_diarization, nj)
-    reads = "recognition" in decode.get("heads", ["recognition"])
+    reads = "recognition" in (decode.get("heads") or ["recognition"])
     # What a model was never asked to read is no error: without words to find there are no rates of words.
     words = reference if reads else {c: [{**s, "words": ""} for s in said] for c, said in reference.items()}
     unparsable = given.unparsable_clips if given else ()

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 Score = Dict[str, Any]
+# What every score.json has.
+_KEYS = ("system", "step", "decode", "set", "clips", "metrics", "count", "by_num_speakers", "speed", "conventions",
+         "missing_hypotheses", "reference", "commit", "command", "environment", "decoding", "sessions")
 
 
 def load_scores(exp: Pathlike) -> List[Score]:
@@ -28,8 +31,10 @@ def load_scores(exp: Pathlike) -> List[Score]:
     out: Dict[Tuple[str, ...], Score] = {}
     for path in sorted(Path(exp).glob("*/*/*/*/score.json")):
         score = read_json(path)
-        if not isinstance(score, dict) or not {"metrics", "count", "conventions", "sessions"} <= set(score):
-            raise at(path, None, "not a score", f"score it again (stage 8), or remove it: rm {path}")
+        lacking = [key for key in _KEYS if not isinstance(score, dict) or key not in score]
+        if lacking:
+            raise at(path, None, f"not a score, or an old one: it lacks {', '.join(lacking[:3])}",
+                     f"score it again (stage 8), or remove it: rm {path}")
         score = {**score, "dir": str(path.parent)}
         name = tuple(str(score[key]) for key in ("system", "step", "decode", "set"))
         if name in out:

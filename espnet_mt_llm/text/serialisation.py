@@ -4,6 +4,7 @@ A segment is meeteval's SegLST as a dict: ``session_id, speaker, start_time, end
 """
 
 import json
+import math
 import random
 import re
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ SC = "<sc>"
 ORDERS = ("onset", "end", "duration", "speaker", "random", "input")
 TIE_RULES = ("speaker", "longest", "loudest", "random", "input")
 UNITS = ("talker", "utterance")
+# In the words of Order.describe.
+_TIE, _SEED = re.compile(r" less than (\d[\d.e+-]*) ms apart: "), re.compile(r" \(seed (-?\d+)\)$")
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,14 @@ class Order:
 
     @classmethod
     def described(cls, text: str) -> Optional["Order"]:
-        """Return the order (with the usual tie width and seed) that :meth:`describe` puts so, or None.
+        """Return the order that :meth:`describe` puts so, or None.
 
-        >>> Order.described(Order("end", "longest").describe()) == Order("end", "longest")
-        True
+        >>> Order.described(Order("end", "random", tie=0.1, seed=3).describe())
+        Order(order='end', tie_rule='random', tie=0.1, unit='talker', seed=3)
         """
-        every = (cls(o, t, unit=u) for u in UNITS for o in ORDERS for t in TIE_RULES)
+        tie, seed = _TIE.search(text), _SEED.search(text)
+        drawn = {"tie": float(tie[1]) / 1000 if tie else cls.tie, "seed": int(seed[1]) if seed else cls.seed}
+        every = (cls(o, t, unit=u, **drawn) for u in UNITS for o in ORDERS for t in TIE_RULES)
         return next((order for order in every if order.describe() == text), None)
 
 
@@ -213,17 +218,26 @@ def parse_supervision(value: str, session_id: str = "") -> List[dict]:
     >>> parse_supervision('[{"spk":"S1","start":0.0,"end":2.31,"text":"hi"}]', "clip7")
     [{'session_id': 'clip7', 'speaker': 'S1', 'start_time': 0.0, 'end_time': 2.31, 'words': 'hi'}]
 
+    Of a segment there may also be the ``level`` in dB, for the tie rule ``loudest``.
+
     Raises:
         ValueError: not such a list.
     """
     try:
-        return [
-            {"session_id": session_id, "speaker": s["spk"], "start_time": float(s["start"]),
-             "end_time": float(s["end"]), "words": s["text"]}
-            for s in json.loads(value)
-        ]
+        return [_segment(s, session_id) for s in json.loads(value)]
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f'not a JSON list of {{"spk","start","end","text"}} ({e!r})') from None
+
+
+def _segment(entry: Mapping, session_id: str) -> dict:
+    for key in ("spk", "text"):
+        if not isinstance(entry[key], str):
+            raise ValueError(f"{key} is {entry[key]!r}, no string")
+    out = {"session_id": session_id, "speaker": entry["spk"], "start_time": float(entry["start"]),
+           "end_time": float(entry["end"]), "words": entry["text"]}
+    if not (math.isfinite(out["start_time"]) and math.isfinite(out["end_time"])):
+        raise ValueError(f"times are {out['start_time']} and {out['end_time']}")
+    return {**out, "level": float(entry["level"])} if entry.get("level") is not None else out
 
 
 def read_supervision(path: Pathlike) -> Dict[str, List[dict]]:

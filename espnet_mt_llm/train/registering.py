@@ -211,9 +211,9 @@ class Registrar:
             return self._mixed[clip]
         if clip in self._session_of:
             return [(self._session_of[clip], 0.0, float("inf"))]
-        times = CLIP_TIMES.search(clip)
-        if times and clip[: times.start()] in self._session_of:
-            return [(self._session_of[clip[: times.start()]], int(times[1]) / 100, int(times[2]) / 100)]
+        for times in CLIP_TIMES.finditer(clip):
+            if clip[: times.start()] in self._session_of:
+                return [(self._session_of[clip[: times.start()]], int(times[1]) / 100, int(times[2]) / 100)]
         return []
 
     def _read_mixtures(self, path: Path) -> dict[str, list[Span]]:

@@ -43,6 +43,14 @@ def test_jobs_with_other_options_are_not_joined(tmp_path: Path) -> None:
     assert merge(tmp_path, 2, {}) == 2
 
 
+def test_a_broken_result_of_a_job(tmp_path: Path) -> None:
+    write_part(tmp_path, 1, 1, [turn("c1", "0", "x")], {"c1": 1}, record())
+    part = tmp_path / "parts/part.1of1.json"
+    part.write_text(part.read_text()[:20])
+    with pytest.raises(UserError, match="part.1of1.json: no result of a job .*; remove it and decode again: rm"):
+        merge(tmp_path, 1, {})
+
+
 def test_what_a_speech_llm_counts(tmp_path: Path) -> None:
     for job, unparsable in ((1, ["c9", "c1"]), (2, []), (3, ["c4"])):
         write_part(tmp_path, job, 3, [turn(f"c{job}", "0", "x")], {f"c{job}": 1},

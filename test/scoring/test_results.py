@@ -158,10 +158,11 @@ def test_rows_of_other_origin_are_kept_and_shown(recipe):
     other = {"system": "sctc", "set": "test", "metric": "cpWER", "value": 12.5, "unit": "%", "commit": "abc",
              "command": "tools/ablate.sh", "note": "PIT | <ablation>"}
     stale = {"system": "sctc", "set": "test", "metric": "cpWER", "value": 99.0, "note": "01_sctc_train/decode_sctc"}
-    (recipe / "results.json").write_text(json.dumps([other, stale]))
+    beside = {**other, "note": "01_sctc_train/decode_sctc, on a GPU"}
+    (recipe / "results.json").write_text(json.dumps([other, beside, stale]))
     make()
     rows = json.loads((recipe / "results.json").read_text())
-    assert other in rows
+    assert other in rows and beside in rows
     assert [r["value"] for r in rows if r["note"] == stale["note"] and r["metric"] == "cpWER"] == [14.29]
     readme = (recipe / "README.md").read_text()
     assert "Further results" in readme and "PIT \\| &lt;ablation&gt;" in readme
@@ -208,6 +209,8 @@ def test_markers_that_do_not_fit(recipe, capsys, text):
         ("{", "results.json:1: not valid JSON"),
         ("{}", "a JSON list of rows"),
         ('[{"system":"a"}]', "entry 1 lacks"),
+        ('[{"system":"a","set":"b","metric":"c","value":1,"note":null}]', "entry 1: note is None, no string"),
+        ('[{"system":5,"set":"b","metric":"c","value":1}]', "entry 1: system is 5, no string"),
         ('[{"system":"a","set":"b","metric":"c","value":1,"notes":"x"}]', "unknown key 'notes'; did you mean 'note'?"),
         ('[{"system":"a","set":"b","metric":"c","value":1},{"system":"a","set":"b","metric":"c","value":2}]',
          "entries 1 and 2 have the same"),
@@ -228,7 +231,7 @@ def test_no_scores(tmp_path, monkeypatch, capsys):
 
 def test_a_file_that_is_no_score(recipe):
     (recipe / "exp/sctc/01_sctc_train/decode_sctc/test/score.json").write_text("[]")
-    with pytest.raises(UserError, match="not a score; score it again"):
+    with pytest.raises(UserError, match="not a score, or an old one: it lacks system, step, decode; score it again"):
         load_scores("exp")
 
 

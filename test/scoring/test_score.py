@@ -118,6 +118,41 @@ def test_the_order_of_talkers_matters_to_the_serialized_rate_alone(tmp_path, wri
     assert score_decode(ref, hyp)["metrics"]["serialized_with_sc"]["errors"] == 0
 
 
+def test_segments_of_a_talker_stay_in_the_order_of_the_output(tmp_path, write):
+    clips = {"c": [("A", 0.0, 1.0, "we begin now"), ("A", 1.0, 2.0, "and go on"), ("B", 3.0, 4.0, "fine")]}
+    said = [("c", "0", "we begin now"), ("c", "0", "and go on"), ("c", "1", "fine")]
+    ref, hyp = write(tmp_path, "t", clips, said, {"c": 2})
+    for unit in ("talker", "utterance"):
+        assert score_decode(ref, hyp, sot_unit=unit)["metrics"]["serialized_with_sc"]["errors"] == 0
+
+
+@pytest.mark.parametrize("recorded, errors", [("talker by onset; onsets less than 0 ms apart: by speaker id", 0),
+                                              ("talker by onset; onsets less than 100 ms apart: by speaker id", 4)])
+def test_the_reference_follows_the_recorded_width_of_ties(tmp_path, write, recorded, errors):
+    clips = {"c": [("A", 0.08, 2.0, "one two"), ("B", 0.0, 3.0, "three four")]}
+    ref, hyp = write(tmp_path, "t", clips, [("c", "0", "three four"), ("c", "1", "one two")], {"c": 2},
+                     tie_rule=recorded)
+    score = score_decode(ref, hyp)
+    assert score["metrics"]["serialized"]["errors"] == errors and score["conventions"]["sot_order"] == recorded
+
+
+def test_times_that_are_no_numbers(decoded):
+    ref, hyp = decoded
+    entries = json.loads((hyp / "hyp.seglst.json").read_text())
+    for value in ("9.0", float("nan"), True):
+        (hyp / "hyp.seglst.json").write_text(json.dumps([{**entries[0], "start_time": value}, *entries[1:]]))
+        with pytest.raises(UserError, match="seglst.json: segment 1: start_time is .*no number of seconds"):
+            score_decode(ref, hyp)
+
+
+def test_more_speakers_than_tcp_compares(tmp_path, write):
+    ref, hyp = write(tmp_path, "t", {"c": [("A", 0.0, 2.0, "one")]}, [("c", str(i), "one") for i in range(21)], {})
+    entries = [{**e, "start_time": 0.0, "end_time": 1.0} for e in json.loads((hyp / "hyp.seglst.json").read_text())]
+    (hyp / "hyp.seglst.json").write_text(json.dumps(entries))
+    with pytest.raises(UserError, match="clip c: 21 speakers; tcp compares at most 20: leave --tcp_collar away"):
+        score_decode(ref, hyp, tcp_collar=5)
+
+
 @pytest.mark.parametrize("recorded", ["longest", "talker by onset; onsets less than 50 ms apart: longest first"])
 def test_the_reference_follows_the_tie_rule_of_the_model(tmp_path, write, recorded):
     clips = {"c": [("A", 0.0, 2.0, "one two"), ("B", 0.01, 3.0, "three four")]}

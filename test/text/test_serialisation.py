@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.text.serialisation import ORDERS, TIE_RULES, Order, read_supervision, turns, utterances
+from espnet_mt_llm.text.serialisation import (
+    ORDERS, TIE_RULES, UNITS, Order, parse_supervision, read_supervision, turns, utterances,
+)
 
 
 def segment(speaker, start, end, words, **more):
@@ -48,6 +50,26 @@ def test_each_tie_rule():
     c = segment("C", 1.04, 3.0, "c", level=-5)
     given = {r: "".join(t.speaker for t in turns([c, a, b], Order(tie_rule=r))) for r in TIE_RULES if r != "random"}
     assert given == {"speaker": "ABC", "longest": "BCA", "loudest": "CAB", "input": "CAB"}
+
+
+@given(st.builds(Order, st.sampled_from(ORDERS), st.sampled_from(TIE_RULES),
+                 st.integers(0, 10**6).map(lambda n: n / 1000), st.sampled_from(UNITS), st.integers(-5, 10**6)))
+def test_an_order_in_words_is_read_again(order):
+    found = Order.described(order.describe())
+    assert found.describe() == order.describe() and found.unit == order.unit and found.order == order.order
+
+
+@pytest.mark.parametrize("entry, message", [('{"spk":1,"start":0,"end":1,"text":"a"}', "spk is 1, no string"),
+                                            ('{"spk":"a","start":0,"end":1,"text":null}', "text is None, no string"),
+                                            ('{"spk":"a","start":NaN,"end":1,"text":"a"}', "times are nan and 1.0")])
+def test_segments_of_other_types(entry, message):
+    with pytest.raises(ValueError, match=message):
+        parse_supervision(f"[{entry}]")
+
+
+def test_levels_of_segments_decide_ties():
+    line = '[{"spk":"A","start":0,"end":1,"text":"a","level":-9.5},{"spk":"B","start":0,"end":1,"text":"b","level":-3}]'
+    assert [t.speaker for t in turns(parse_supervision(line), Order(tie_rule="loudest"))] == ["B", "A"]
 
 
 def test_loudest_needs_levels():
