@@ -60,6 +60,16 @@ def page(tmp_path, write):
     return out
 
 
+def test_what_counts_as_deleted_is_not_shown_as_heard(tmp_path, write):
+    clips = {"R1-0000000-0001000": [("A", 0.0, 2.0, "one two")], "R1-0001000-0002000": [("A", 1.0, 2.0, "three four")]}
+    said = [("R1-0000000-0001000", "0", "one two"), ("R1-0001000-0002000", "0", "zebra")]
+    ref, hyp = write(tmp_path, "test", clips, said, {}, malformed=0, unparsable=["R1-0001000-0002000"])
+    assert score_decode(ref, hyp, permutation_unit="session")["metrics"]["cp"]["deletions"] == 2
+    make_results(tmp_path, tmp_path / "exp", None, tmp_path / "results.json", tmp_path / "exp/results.html")
+    text = (tmp_path / "exp/results.html").read_text()
+    assert "three" in text and "zebra" not in text
+
+
 def test_the_page_is_well_formed_and_complete(page):
     checked = Checker(page.read_text())
     tags = [t for t, _ in checked.tags]
