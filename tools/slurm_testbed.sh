@@ -141,16 +141,17 @@ start() {
 }
 
 stop() {
-    local file i
+    local file signal i
     if alive "${dir}/slurmctld.pid"; then scancel --quiet --user="$(id -un)" 2>/dev/null || true; fi
     for file in "${dir}"/slurmctld.pid "${dir}"/slurmd.*.pid "${dir}/munge/pid"; do
-        alive "${file}" || continue
-        kill "$(<"${file}")" 2>/dev/null || true
-        for ((i = 0; i < 100; i++)); do
+        for signal in TERM KILL; do
             alive "${file}" || break
-            sleep 0.1
+            kill -"${signal}" "$(<"${file}")" 2>/dev/null || true
+            for ((i = 0; i < 100; i++)); do
+                alive "${file}" || break
+                sleep 0.1
+            done
         done
-        if alive "${file}"; then kill -9 "$(<"${file}")" 2>/dev/null || true; fi
     done
     rm -f "${dir}"/slurmctld.pid "${dir}"/slurmd.*.pid "${dir}/munge/pid" "${dir}/munge/socket"*
 }
