@@ -35,7 +35,7 @@ def packages() -> bool:
         missing = []
         for distribution, module in members:
             try:
-                found = version(distribution) if importlib.util.find_spec(module) else None
+                found = version(distribution) if _is_there(module) else None
             except PackageNotFoundError:
                 found = "unknown version"
             print(f"{extra:11} {distribution:16} {found or 'missing'}")
@@ -46,6 +46,13 @@ def packages() -> bool:
             option = "" if extra == "core" else f" --extras {extra}"
             print(f"{'':11} → tools/setup.sh{option}")
     return complete
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is a part of
+        return False
 
 
 def gpu() -> str:

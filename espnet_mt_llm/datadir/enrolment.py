@@ -132,10 +132,11 @@ def make_enrolment(
     if not len(pool):
         log.warning("%s: no speaker talks alone for %g s, so none can be registered; try a smaller --min", data_dir,
                     shortest)
-    pool.write(dump_dir / "enrolment")
     seconds = tuple(pool.seconds(spk) for spk in talk.spks)
-    if registration:
-        clips = read_heard(dump_dir, data_dir, talk, source)
+    # Read before anything is written: without clips there is no dump dir.
+    clips = list(read_heard(dump_dir, data_dir, talk, source)) if registration else None
+    pool.write(dump_dir / "enrolment")
+    if clips is not None:
         return _write_registration(pool, clips, dump_dir, num_stretches, num_distractors, seed, seconds)
     for name in ("registration", "spk2enrolment"):
         (dump_dir / name).unlink(missing_ok=True)

@@ -20,7 +20,9 @@ def read_lines(path: Pathlike) -> Iterator[str]:
     if str(path) != "-":
         from espnet_mt_llm.datadir.maps import read_text
 
-        yield from read_text(path).removesuffix("\n").split("\n")
+        text = read_text(path)
+        if text:
+            yield from text.removesuffix("\n").split("\n")
         return
     for number, raw in enumerate(sys.stdin.buffer, 1):
         try:

@@ -56,7 +56,8 @@ def train_bpe(texts: Sequence[str], size: int, model: Pathlike) -> List[str]:
             character_coverage=1.0, bos_id=-1, eos_id=-1, unk_id=0, hard_vocab_limit=False, minloglevel=2,
         )
     except RuntimeError as e:
-        raise UserError(f"sentencepiece cannot train {size} units on this text ({e}); lower --nbpe") from None
+        repair = "raise --nbpe" if "required_chars" in str(e) else "lower --nbpe"
+        raise UserError(f"sentencepiece cannot train {size} units on this text ({e}); {repair}") from None
     with atomic_open(model, "wb") as f:
         f.write(trained.getvalue())
     pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())

@@ -108,6 +108,9 @@ def test_real_meetings(real_data, tmp_path):
     data.extra["channel"] = {r: "1" for r in recs}
     data = data.write(tmp_path / "data")
     write_clips(data, tmp_path / "dump")
+    with pytest.raises(UserError, match="no such file; make the clips first"):
+        make_enrolment(tmp_path / "data", tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
     found = make_enrolment(tmp_path / "data", tmp_path / "dump")
     assert len(found.seconds) == 15 and found.stretches > 800
     assert found.complete == found.clips == len(read_map(tmp_path / "dump" / "supervision")) > 150

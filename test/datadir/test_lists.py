@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.datadir.lists import list_audio
+from espnet_mt_llm.datadir.lists import filter_scp, list_audio, read_lines
 from espnet_mt_llm.datadir.maps import read_map
 
 
@@ -38,6 +38,13 @@ def test_only_files_of_a_pattern_and_no_file_in_two_lists(tmp_path):
     ran = subprocess.run([*command, rir, "--apart_from", noise], capture_output=True, text=True)
     assert ran.returncode == 1 and not rir.exists() and "Traceback" not in ran.stderr
     assert f"2 of its 4 files are in {noise} already, the first is {tmp_path}/raw/deep/noise2.flac" in ran.stderr
+
+
+def test_an_empty_list_has_no_line(tmp_path):
+    (tmp_path / "empty").write_text("")
+    assert list(read_lines(tmp_path / "empty")) == [] == list(filter_scp(read_lines(tmp_path / "empty"), ["a"]))
+    (tmp_path / "one").write_text("\n")
+    assert list(read_lines(tmp_path / "one")) == [""]
 
 
 def test_no_folder_no_audio_and_ids_that_meet(tmp_path):

@@ -37,6 +37,11 @@ def test_bpe_needs_enough_text(tmp_path: Path) -> None:
         Tokenizer(["<blank>"], "bpe", tmp_path / "none.model")
 
 
+def test_too_few_units_for_the_letters(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot train 2 units on this text .*; raise --nbpe"):
+        train_bpe(["the bridge"] * 20, 2, tmp_path / "bpe.model")
+
+
 def test_rare_words_become_unknown() -> None:
     tokens = make_token_list(["a a b"], "word", min_count=2)
     assert tokens == ["<blank>", "<unk>", "a", "<sos/eos>"] and Tokenizer(tokens, "word").encode("b") == [1]

@@ -78,7 +78,8 @@ def test_check_install_reports_versions_and_what_is_missing(repository: Path) ->
         assert re.search(rf"^(train +)?{word} ", done.stdout, re.MULTILINE), word
     # Without any package, every extra says how to get it.
     bare = run(sys.executable, "-S", repository / "tools/check_install.py")
-    assert bare.returncode == 1 and "tools/setup.sh --extras train" in bare.stdout
+    assert bare.returncode == 1 and "tools/setup.sh --extras train" in bare.stdout and not bare.stderr
+    assert re.search("^slurm ", bare.stdout, re.MULTILINE), "what is there beside packages is said, too"
 
 
 def test_testbed_is_restartable_and_leaves_nothing(repository: Path, slurm: dict) -> None:

@@ -35,14 +35,13 @@ clip_args=                  # further options of cutting recorded sessions, e.g.
 token_type=                 # word, char or bpe; default by language
 nbpe=500                    # number of units for token_type bpe
 profile=                    # text normalisation; default by language
-unit=                       # errors are counted in words or characters (word, char); default by language
+unit=                       # errors are counted in words, characters or both (word, char, mixed); default by language
 enrolment=false             # list what speakers can be registered from (stage 4); a system that registers them asks for it
 enrol_args=                 # further options of listing it, e.g. "--min 1.5"
 # Training and decoding
 train_args=                 # further options of the training command, e.g. "--max_epoch 3"
 on_change=restart           # training step whose inputs changed: restart (the old one moves to exp/.old) or resume
-inference_config=           # decoding configurations, default: conf/decode_<system>.yaml or conf/decode_<task>.yaml, and
-                            # _match and _over of a system that registers speakers
+inference_config=           # decoding configurations; default: conf/decode_*.yaml of the system or its task, and _match, _over
 inference_args=             # further options of the decoding command
 inference_step=             # training step whose model is decoded, scored and packed, e.g. 04; default: the last
 gpu_inference=false         # decode on a GPU
@@ -395,9 +394,20 @@ export MTASR_PID=$$
 for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || fail "--${name} is not set; run.sh gives it"
 done
+for name in nj inference_nj num_threads max_clip nbpe; do
+    [[ ${!name} =~ ^[0-9]*[1-9][0-9]*(\.[0-9]+)?$ ]] || fail "--${name} ${!name}: expected a number, 1 or more"
+done
+[[ ${ngpu} =~ ^[0-9]+$ ]] || fail "--ngpu ${ngpu}: expected a whole number"
+case "${simulate_config}" in
+    "" | none | conf/simulate.yaml) ;; # a recipe without the last one simulates nothing
+    *) [ -e "${simulate_config}" ] || fail "--simulate_config ${simulate_config}: no such file; use none, or one of" \
+        "$(echo conf/simulate*.yaml)" ;;
+esac
+case "${unit}" in word | char | mixed) ;; *) fail "--unit ${unit}: use word, char or mixed" ;; esac
 [ "${on_change}" = restart ] || [ "${on_change}" = resume ] || fail "--on_change ${on_change}: use restart or resume"
 steps=("conf/${system}"/[0-9][0-9]_*_*.yaml)
-[ ${#steps[@]} -gt 0 ] || [ "${last}" -lt 6 ] ||
+others=(conf/*/[0-9][0-9]_*_*.yaml)
+[ ${#steps[@]} -gt 0 ] || { [ "${last}" -lt 6 ] && [ ${#others[@]} -eq 0 ]; } ||
     fail "--system ${system}: no conf/${system}/NN_<task>_<what>.yaml; systems of this recipe: $(cd conf && echo */)"
 if [ ${#steps[@]} -gt 0 ]; then
     # shellcheck disable=SC2046
