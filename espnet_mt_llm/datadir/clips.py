@@ -90,6 +90,8 @@ def make_clips(
     sessions = Sessions(data_dir, out, job, num_jobs)
     problems = Problems(out, _WITHOUT_PROBLEMS)
     problems.count(sessions.path.name, len(sessions.recs))
+    if rate < 1:
+        raise UserError(f"{rate} samples per second: expected 1 or more")
     source = _Source(out, rate)
     where = out if num_jobs == 1 else out / "jobs" / f"{job}of{num_jobs}"
     total = Statistics.zero()

@@ -106,6 +106,9 @@ def clip_batches(data_dir: Path, batch_size: int, job: int, num_jobs: int) -> li
         UserError: the directory is no directory of clips.
     """
     sizes = {clip: int(n) for clip, n in read_map(data_dir / "utt2num_samples").items()}
+    lost = sizes.keys() - read_map(data_dir / "wav.scp").keys()
+    if lost:
+        raise at(data_dir / "wav.scp", None, f"the clip '{min(lost)}' is not there", "make the clips again (stage 3)")
     order = sorted(sizes, key=lambda clip: (-sizes[clip], clip))
     # Every num_jobs-th clip, so that the jobs get the same amount of audio.
     mine = order[job - 1 :: num_jobs]

@@ -6,7 +6,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
-from espnet_mt_llm.common import Pathlike, at, atomic_open, environment
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, environment
 from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.datadir.rttm import write_rttm
 from espnet_mt_llm.scoring.answers import OVERREGISTERED
@@ -60,8 +60,10 @@ def merge(out_dir: Pathlike, num_jobs: int, names: dict[str, str]) -> int:
         names: what the record says beside the measurements: system, step, set, decode, model, command.
 
     Raises:
-        UserError: the part of a job is missing, or broken.
+        UserError: no job, or one whose part is missing or broken.
     """
+    if num_jobs < 1:
+        raise UserError(f"{num_jobs} jobs: expected 1 or more")
     parts = []
     for job in range(1, num_jobs + 1):
         path = part_path(out_dir, job, num_jobs)

@@ -12,6 +12,10 @@ TASKS = {"sctc": ("sctc", "SCTCTask"), "ume": ("ume", "UMETask"), "speaker": ("s
          "speech_llm": ("speech_llm", "SpeechLLMTask")}
 
 
+# What the configuration of a task has that those of the others have not.
+_OPTIONS = {"sctc": "separator_conf", "ume": "heads", "speaker": "num_speakers", "speech_llm": "train_parts"}
+
+
 def task_class(name: str) -> Any:
     """Return the task class of a system.
 
@@ -34,7 +38,7 @@ def find_weights(model_dir: Pathlike, name: str = "") -> Path:
     model_dir = Path(model_dir)
     names = [name]
     if not name:
-        criteria = load_yaml(model_dir / "config.yaml")["best_model_criterion"] if model_dir.is_dir() else []
+        criteria = load_yaml(model_dir / "config.yaml").get("best_model_criterion", []) if model_dir.is_dir() else []
         names = [f"{phase}.{key}.{kind}.pth" for phase, key, _ in criteria for kind in ("ave", "best")] + ["latest.pth"]
     for candidate in names:
         if (model_dir / candidate).is_file():
@@ -47,12 +51,16 @@ def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = 
     """Return the model of ``model_dir`` in evaluation mode, its training arguments, and the file of its weights.
 
     Raises:
-        UserError: the directory holds no model, or weights of another configuration.
+        UserError: the directory holds no model, one of another task, or weights of another configuration.
     """
     import torch
 
     path = find_weights(model_dir, weights)
     config = load_yaml(Path(model_dir) / "config.yaml")
+    if _OPTIONS[task] not in config:
+        found = next((f"one of {other}" for other, option in _OPTIONS.items() if option in config), "another one")
+        raise at(Path(model_dir) / "config.yaml", None, f"this is no model of {task} but {found}",
+                 "give a training step of that task as --model_dir")
     args = Namespace(**config)
     # A packed model carries its files beside it; what lies at their old places now may be another recipe's.
     if args.bpemodel:

@@ -1,6 +1,7 @@
 """Decoding: jobs add up, batches change nothing, counting options, messages, packing."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import soundfile
 from espnet_mt_llm.bin import decode_sctc, merge_decode, pack_model, train_sctc
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.inference.decode import DecodeConfig, clip_batches, decode
+from espnet_mt_llm.inference.merge import merge
+from espnet_mt_llm.inference.model import load_model
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,22 @@ def test_missing_part_is_named(trained: Path, capsys: pytest.CaptureFixture) -> 
     with pytest.raises(SystemExit) as stopped:
         merge_decode.main(["--out_dir", str(trained / "exp/sctc/01/decode_x/set"), "--num_jobs", "2"])
     assert stopped.value.code == 1 and "job 1 of 2 is missing" in capsys.readouterr().err
+
+
+def test_no_job_and_a_clip_without_audio(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="0 jobs: expected 1 or more"):
+        merge(tmp_path, 0, {})
+    shutil.copytree(trained / "dump", tmp_path / "dump")
+    lines = (tmp_path / "dump/wav.scp").read_text().splitlines(keepends=True)
+    (tmp_path / "dump/wav.scp").write_text("".join(lines[1:]))
+    with pytest.raises(UserError, match=f"wav.scp: the clip '{lines[0].split()[0]}' is not there; make the clips"):
+        decode(trained / "exp/sctc/01", tmp_path / "dump", DecodeConfig())
+
+
+def test_model_of_another_task(trained: Path) -> None:
+    for task in ("ume", "speech_llm"):
+        with pytest.raises(UserError, match=f"config.yaml: this is no model of {task} but one of sctc; give a training"):
+            load_model(trained / "exp/sctc/01", task)
 
 
 def test_model_that_is_not_there(trained: Path) -> None:
