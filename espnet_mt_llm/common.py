@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import errno
 import functools
 import hashlib
 import os
@@ -17,6 +18,8 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequenc
 
 Pathlike = Union[str, "os.PathLike[str]"]
 T = TypeVar("T")
+# What running a command again does not repair.
+_WRONG_PLACE = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
 
 class UserError(Exception):
@@ -57,8 +60,9 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
             sys.exit(130)
         except OSError as e:
             # A full disk, a missing right or file: the message of the system names the cause and the path.
-            name = f"{e.filename}: " if e.filename else ""
-            print(f"{name}{e.strerror or e}; nothing half-written was kept, run the command again", file=sys.stderr)
+            name = f"{e.filename2 or e.filename}: " if e.filename else ""
+            repair = "give another path" if e.errno in _WRONG_PLACE else "run the command again"
+            print(f"{name}{e.strerror or e}; nothing half-written was kept, {repair}", file=sys.stderr)
             sys.exit(1)
 
     return wrapped

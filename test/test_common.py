@@ -29,6 +29,8 @@ def test_mistake_has_the_one_form() -> None:
     (UserError("Caught UserError in worker.\nOriginal Traceback (most recent call last):\n  File\n"
                "espnet_mt_llm.common.UserError: x: wrong; do this"), 1, "x: wrong; do this"),
     (OSError(28, "No space left on device", "out.txt"), 1, "out.txt: No space left on device; nothing half-written"),
+    (OSError(21, "Is a directory", ".tmp.x.out", None, "out"), 1, "out: Is a directory; nothing half-written was kept, "
+     "give another path"),
     (ModuleNotFoundError("no", name="funasr"), 1, "'funasr' is missing; tools/check_install.py"),
     (KeyboardInterrupt(), 130, ""),
 ])

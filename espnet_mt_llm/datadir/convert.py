@@ -26,7 +26,7 @@ FORMATS = {
     "rttm": Format(".rttm", read_rttm, write_rttm),
     "stm": Format(".stm", read_stm, write_stm),
     "seglst": Format(".json", read_seglst, write_seglst),
-    "textgrid": Format(".textgrid", read_textgrid),
+    "textgrid": Format(".textgrid", lambda path: _read_textgrids(Path(path))),
     "data_dir": Format("", lambda path: DataDir.read(path).seglst()),
 }
 
@@ -85,6 +85,16 @@ def convert(
     else:
         FORMATS[name].write(output, segments)
     return len(segments)
+
+
+def _read_textgrids(path: Path) -> list[dict]:
+    """Return the segments of a TextGrid, or of all in a folder."""
+    if not path.is_dir():
+        return read_textgrid(path)
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() == FORMATS["textgrid"].suffix)
+    if not found:
+        raise at(path, None, "no TextGrid in this folder", "give the folder that the files lie in")
+    return [segment for file in found for segment in read_textgrid(file)]
 
 
 def _write_textgrids(output: Path, segments: Sequence[Mapping], durations: Mapping[str, float]) -> None:

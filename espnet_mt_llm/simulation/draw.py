@@ -365,7 +365,7 @@ def _list(key: str, scp: Optional[str], data_dir: Pathlike) -> Optional[str]:
         stage = f"{_LISTS[scp]}, or " if scp in _LISTS else ""
         raise at(beside, None, "no such list of recordings",
                  f"{stage}make it: python -m espnet_mt_llm.bin.list_audio --root <folder> --out {beside}   , or take "
-                 f"{key} out of the configuration (conf/simulate.yaml)")
+                 f"{key} out of the configuration of the simulation")
     return str(path)
 
 

@@ -182,6 +182,11 @@ def test_convert_to_textgrids_and_back(data_dir, tmp_path, run):
     assert "xmax = 8.5 \n" in files[1].read_text(), "the recording goes on after the last word"
     convert(files, tmp_path / "back", wav_scp=data_dir / "wav.scp")
     assert DataDir.read(tmp_path / "back").utterances == DataDir.read(data_dir).utterances
+    convert([tmp_path / "grids"], tmp_path / "folder", "textgrid", wav_scp=data_dir / "wav.scp")
+    assert DataDir.read(tmp_path / "folder").utterances == DataDir.read(data_dir).utterances
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match="bare: no TextGrid in this folder"):
+        convert([tmp_path / "bare"], tmp_path / "x.rttm", "textgrid")
     convert(files[:1], tmp_path / "one.TextGrid")
     ran = run("convert_segments", "--input", *files, "--output", tmp_path / "one.TextGrid")
     assert ran.returncode == 1 and "a TextGrid holds one session, and there are 2" in ran.stderr
