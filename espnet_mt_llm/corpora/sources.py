@@ -56,8 +56,8 @@ def activity(path: str) -> Span:
     5th percentile): speech is what lies above ``max(loud - 35 dB, quiet + 8 dB)``, and at most 15 dB below loud. Onset
     is the first frame of the first run of five such frames, so a click does not count; the end is that of the last
     run. Only the first and the last two seconds are read; where they hold no speech or no silence, twice as much, and
-    so on. A recording without any contrast (a tone, silence, speech in less than a twentieth of what is read) counts from
-    its begin to its end.
+    so on. A recording without any contrast (a tone, silence, speech in less than a twentieth of what is read) counts
+    from its begin to its end.
 
     Raises:
         UserError: missing, damaged, or several channels.
