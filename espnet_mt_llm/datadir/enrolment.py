@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Collection, Iterable, Iterator, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, atomic_open, progress
-from espnet_mt_llm.datadir.kaldi import CLIP_TIMES
+from espnet_mt_llm.datadir.kaldi import clip_times
 from espnet_mt_llm.datadir.maps import write_map
 from espnet_mt_llm.datadir.stretches import Pool, Span, Talk, find_stretches, one_line, read_rows, read_text_lines
 
@@ -302,9 +302,9 @@ def _span(clip: str, recs: Collection[str]) -> Optional[Span]:
     """
     if clip in recs:
         return clip, 0.0, math.inf
-    for match in CLIP_TIMES.finditer(clip):
-        if clip[: match.start()] in recs:
-            return clip[: match.start()], int(match[1]) / 100, int(match[2]) / 100
+    for span in clip_times(clip):
+        if span[0] in recs:
+            return span
     # A whole recording twice, for two who talk all the time.
     beginnings = (clip[: match.start()] for match in re.finditer("[.-]", clip))
     return next(((rec, 0.0, math.inf) for rec in beginnings if rec in recs), None)

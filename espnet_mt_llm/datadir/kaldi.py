@@ -33,10 +33,20 @@ OVERSHOOT = 0.1
 
 _STANDARD = ("wav.scp", "segments", "utt2spk", "spk2utt", "text", "reco2dur")
 
+# In the id of a clip, behind that of its recording: from when to when, in centiseconds. A lookahead finds all pairs.
+_CLIP_TIMES = re.compile(r"-(?=(\d{7,})-(\d{7,})(?![^.-]))")
 
-# In the id of a clip, behind that of its recording: from when to when, in centiseconds. The id of the recording may have
-# such numbers, too; a lookahead finds all pairs of neighbours.
-CLIP_TIMES = re.compile(r"-(?=(\d{7,})-(\d{7,})(?![^.-]))")
+
+def clip_times(clip: str) -> Iterator[tuple[str, float, float]]:
+    """Yield the recording that a clip was cut from, by its id, and from which second to which.
+
+    An id of a recording that has such numbers itself can be read in several ways; the last one has the longest.
+
+    >>> list(clip_times("R1-0000150-0000275-SPK7")), list(clip_times("test-2spk-000001"))
+    ([('R1', 1.5, 2.75)], [])
+    """
+    for times in _CLIP_TIMES.finditer(clip):
+        yield clip[: times.start()], int(times[1]) / 100, int(times[2]) / 100
 
 
 def make_utt_id(spk: str, rec: str, start: float, end: float) -> str:

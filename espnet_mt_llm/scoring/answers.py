@@ -52,14 +52,19 @@ def read_answers(decode: Mapping[str, Any], hyp: Path, reference: Mapping[str, S
     path = hyp / "decode.json"
     counts = {key: _count(decode.get(key, 0), key, path) for key in _COUNTS}
     unparsable = decode.get("unparsable", 0)
-    clips: Tuple[str, ...] = ()
+    clips = unparsable_clips(decode)
     if isinstance(unparsable, list):
-        clips = tuple(str(clip) for clip in unparsable)
         check_ids(reference, dict.fromkeys(clips), path, where)
         unparsable = len(set(clips))
     overregistered = _read_overregistered(hyp / OVERREGISTERED, reference, where)
     return Answers(str(decode.get("registration") or ""), _count(unparsable, "unparsable", path), clips, counts,
                    overregistered)
+
+
+def unparsable_clips(decode: Mapping[str, Any]) -> Tuple[str, ...]:
+    """Return the clips whose answer has no label; none where decode.json has but their number."""
+    found = decode.get("unparsable")
+    return tuple(str(clip) for clip in found) if isinstance(found, list) else ()
 
 
 def _count(value: Any, key: str, path: Path) -> int:

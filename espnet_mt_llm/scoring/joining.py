@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Dict, List, Tuple
 
-from espnet_mt_llm.datadir.kaldi import CLIP_TIMES
+from espnet_mt_llm.datadir.kaldi import clip_times
 
 
 def session_of(clip: str) -> Tuple[str, float]:
@@ -16,8 +16,8 @@ def session_of(clip: str) -> Tuple[str, float]:
     >>> session_of("room-20230101-1000001-0000150-0000275")
     ('room-20230101-1000001', 1.5)
     """
-    times = max(CLIP_TIMES.finditer(clip), key=lambda match: match.start(), default=None)
-    return (clip[: times.start()], int(times[1]) / 100) if times else (clip, 0.0)
+    rec, begin, _ = [(clip, 0.0, 0.0), *clip_times(clip)][-1]
+    return rec, begin
 
 
 def join_clips(clips: Mapping[str, Iterable[Mapping]]) -> Dict[str, List[dict]]:

@@ -156,8 +156,8 @@ def tcp(reference: Sequence[Mapping], hypothesis: Sequence[Mapping], collar: flo
 
     number = max(len({s["speaker"] for s in side}) for side in (reference, hypothesis))
     if number > MAX_SPEAKERS:
-        raise UserError(f"{number} speakers; tcp compares at most {MAX_SPEAKERS}: leave --tcp_collar away, or check the "
-                        "speaker labels")
+        raise UserError(f"{number} speakers; tcp compares at most {MAX_SPEAKERS}: leave --tcp_collar away, or check "
+                        "the speaker labels")
     if not hypothesis:
         return Errors((length := sum(len(s["words"].split()) for s in reference)), deletions=length)
     sides = [SegLST([{key: s[key] for key in ("speaker", "start_time", "end_time", "words")} for s in side])

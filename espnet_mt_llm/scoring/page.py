@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from espnet_mt_llm.common import Pathlike, UserError, atomic_open
 from espnet_mt_llm.scoring import sessions as show
-from espnet_mt_llm.scoring.answers import up_to
+from espnet_mt_llm.scoring.answers import unparsable_clips, up_to
 from espnet_mt_llm.scoring.charts import curves, line_chart
 from espnet_mt_llm.scoring.diarization import RTTM, read_hypothesis_times
 from espnet_mt_llm.scoring.html import Html, el, html_table, join, page
@@ -168,8 +168,7 @@ def _texts(score: Score, recipe: Path) -> Any:
     try:
         times = read_hypothesis_times(hyp / RTTM) if "diarization" in score else {}
         said, understood = read_supervision(reference / "supervision"), read_hypothesis(hyp / "hyp.seglst.json")
-        unparsable = score["decoding"].get("unparsable")
-        for clip in unparsable if isinstance(unparsable, list) else ():
+        for clip in unparsable_clips(score["decoding"]):
             understood.pop(clip, None)
         if score["conventions"]["permutation_unit"] == "session":
             said, understood = join_clips(said), join_clips(understood)

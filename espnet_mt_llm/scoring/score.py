@@ -336,8 +336,8 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
         for clip in given.unparsable_clips:
             hypothesis.pop(clip, None)
         counts = None if counts is None else {**counts, **dict.fromkeys(given.unparsable_clips, 0)}
-    convention = Convention(unit, profile, _order(decode, decode_path, sot_order, tie_rule, sot_unit), speaker_attributed,
-                            tcp_collar, given is not None, permutation_unit)
+    convention = Convention(unit, profile, _order(decode, decode_path, sot_order, tie_rule, sot_unit),
+                            speaker_attributed, tcp_collar, given is not None, permutation_unit)
     if tcp_collar is not None:
         _check_times(hypothesis, hyp / "hyp.seglst.json")
     by_session = permutation_unit == "session"

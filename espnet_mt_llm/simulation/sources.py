@@ -181,8 +181,8 @@ def check_sources(data_dir: Pathlike, names: Sequence[str]) -> None:
         if not (Path(data_dir) / name / "wav.scp").exists():
             corpus = next((v for prefix, v in _VARIABLES.items() if name.startswith(prefix)), None)
             where = f" with {corpus} set in db.sh" if corpus else ", where db.sh says where the corpus is"
-            raise at(Path(data_dir) / name, None, "no such data directory", f"stage 1 makes it{where}"
-                     + (", or take it out of 'source' in the configuration of the simulation" if len(names) > 1 else ""))
+            others = ", or take it out of 'source' in the configuration of the simulation" if len(names) > 1 else ""
+            raise at(Path(data_dir) / name, None, "no such data directory", f"stage 1 makes it{where}{others}")
 
 
 def spoken_alone(recs: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from espnet_mt_llm.common import Chance, Pathlike, UserError, at, is_whole
 from espnet_mt_llm.datadir.enrolment import Heard, Registration, register
-from espnet_mt_llm.datadir.kaldi import CLIP_TIMES
+from espnet_mt_llm.datadir.kaldi import clip_times
 from espnet_mt_llm.datadir.stretches import Pool, Span, read_text_lines
 from espnet_mt_llm.nets.registration import choose
 from espnet_mt_llm.text.names import check_name, name_key, name_speakers
@@ -211,10 +211,8 @@ class Registrar:
             return self._mixed[clip]
         if clip in self._session_of:
             return [(self._session_of[clip], 0.0, float("inf"))]
-        for times in CLIP_TIMES.finditer(clip):
-            if clip[: times.start()] in self._session_of:
-                return [(self._session_of[clip[: times.start()]], int(times[1]) / 100, int(times[2]) / 100)]
-        return []
+        return next(([(self._session_of[rec], start, end)] for rec, start, end in clip_times(clip)
+                     if rec in self._session_of), [])
 
     def _read_mixtures(self, path: Path) -> dict[str, list[Span]]:
         """Return what the mixtures of a manifest were made from, as far as it is in the pool."""

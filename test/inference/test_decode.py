@@ -123,7 +123,7 @@ def test_no_job_and_a_clip_without_audio(trained: Path, tmp_path: Path) -> None:
 
 def test_model_of_another_task(trained: Path) -> None:
     for task in ("ume", "speech_llm"):
-        with pytest.raises(UserError, match=f"config.yaml: this is no model of {task} but one of sctc; give a training"):
+        with pytest.raises(UserError, match=f"config.yaml: this is no model of {task} but one of sctc; give a "):
             load_model(trained / "exp/sctc/01", task)
 
 
