@@ -16,6 +16,7 @@ from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, progress
 from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.datadir.stretches import Pool, Stretch, read_rows
 from espnet_mt_llm.encoders.extractor import Extractor
+from espnet_mt_llm.train.preprocess import change_speed
 from espnet_mt_llm.train.stretches import find, read_stretch
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def encoder_key(encoder: Extractor) -> str:
     return f"{encoder.name}-{digest.hexdigest()}"
 
 
-def stretch_embeddings(dump_dir: Pathlike, encoder: Extractor, key: str = "", device: str = "cpu"
+def stretch_embeddings(dump_dir: Pathlike, encoder: Extractor, key: str = "", device: str = "cpu", speed: float = 1.0
                        ) -> Mapping[str, np.ndarray]:
     """Return the embeddings ``(E,)`` of all stretches in ``<dump_dir>/enrolment``, by the ids of the stretches.
 
@@ -51,20 +52,21 @@ def stretch_embeddings(dump_dir: Pathlike, encoder: Extractor, key: str = "", de
         encoder: the extractor.
         key: name of the folder; default: :func:`encoder_key`.
         device: where to compute.
+        speed: how much faster the stretches are played, which makes other voices of them; the folder says so, too.
 
     Raises:
         UserError: no pool, or stretches in it that are too short, silent or cannot be read, by their names.
     """
     import kaldiio
 
-    folder = _folder(dump_dir, encoder, key)
+    folder = _folder(dump_dir, encoder, key, speed)
     path, pool = folder / "enroll.scp", Pool.read(Path(dump_dir) / "enrolment")
     names = [find(pool, n)[1].id for n in range(len(pool))]
     if not names:
         return {}
     if list(_current(path, dump_dir)) != names:
         with _alone(folder):
-            entries = extract(dump_dir, encoder, folder.name, device)
+            entries = extract(dump_dir, encoder, key, device, speed=speed)
             # Not where another process has done so in the meantime.
             if list(_current(path, dump_dir)) != names:
                 _write(path, ((name, kaldiio.load_mat(entry)) for name, entry in entries.items()))
@@ -87,7 +89,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def extract(dump_dir: Pathlike, encoder: Extractor, key: str = "", device: str = "cpu", job: int = 1,
-            num_jobs: int = 1) -> dict[str, str]:
+            num_jobs: int = 1, speed: float = 1.0) -> dict[str, str]:
     """Compute what no job has computed yet of every ``num_jobs``-th stretch; return where each embedding lies.
 
     Returns:
@@ -96,7 +98,7 @@ def extract(dump_dir: Pathlike, encoder: Extractor, key: str = "", device: str =
     Raises:
         UserError: as :func:`stretch_embeddings`; what could be computed is kept.
     """
-    path, folder = Path(dump_dir) / "enrolment", _folder(dump_dir, encoder, key)
+    path, folder = Path(dump_dir) / "enrolment", _folder(dump_dir, encoder, key, speed)
     pool = Pool.read(path)
     names = {find(pool, n)[1].id: n for n in range(job - 1, len(pool), num_jobs)}
     known: dict[str, str] = {}
@@ -111,7 +113,7 @@ def extract(dump_dir: Pathlike, encoder: Extractor, key: str = "", device: str =
         part = folder / f"enroll.{job}of{num_jobs}.scp"
         # What this job did in an earlier run stays.
         before = [(name, entry) for name, entry in _current(part, dump_dir).items() if name in names]
-        known |= _write(part, _with_earlier(before, _embed(stretches, encoder, device, silent)))
+        known |= _write(part, _with_earlier(before, _embed(stretches, encoder, device, silent, speed)))
         if silent:
             raise at(path, None, f"silent: {_listed(silent)}; nothing is enrolled from them", REPAIR)
     return {name: known[name] for name in names}
@@ -132,8 +134,9 @@ def speaker_vector(embeddings: Mapping[str, np.ndarray], stretches: Sequence[str
     return np.mean([embeddings[name] for name in stretches], axis=0)
 
 
-def _folder(dump_dir: Pathlike, encoder: Extractor, key: str) -> Path:
-    return Path(dump_dir) / "enroll" / (key or encoder_key(encoder))
+def _folder(dump_dir: Pathlike, encoder: Extractor, key: str, speed: float) -> Path:
+    name = key or encoder_key(encoder)
+    return Path(dump_dir) / "enroll" / (name if speed == 1 else f"{name}-{speed:g}")
 
 
 def _current(scp: Path, dump_dir: Pathlike) -> dict[str, str]:
@@ -168,7 +171,7 @@ def _with_earlier(earlier: Sequence[tuple[str, str]], fresh: Iterable[tuple[str,
     yield from fresh
 
 
-def _embed(stretches: Sequence[Stretch], encoder: Extractor, device: str, silent: list[str]
+def _embed(stretches: Sequence[Stretch], encoder: Extractor, device: str, silent: list[str], speed: float
            ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield ids and embeddings ``(E,)``; the ids of silent stretches go to ``silent``."""
     training, home = encoder.training, next(encoder.parameters()).device
@@ -176,7 +179,7 @@ def _embed(stretches: Sequence[Stretch], encoder: Extractor, device: str, silent
     try:
         batch: list[tuple[str, torch.Tensor]] = []
         for stretch in progress(stretches, "embeddings"):
-            samples = torch.from_numpy(read_stretch(stretch, encoder.rate))
+            samples = torch.from_numpy(change_speed(read_stretch(stretch, encoder.rate), speed))
             if samples.square().mean().sqrt() < SILENT:
                 silent.append(stretch.id)
                 continue

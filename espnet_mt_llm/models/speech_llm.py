@@ -29,6 +29,9 @@ from espnet_mt_llm.nets.voice_loss import VoiceLoss
 
 # What stands in a prompt where the audio goes; the k-th registered voice is ENROLLED - k.
 AUDIO, ENROLLED = -1, -2
+# The loss of a step that trains the encoder alone, beside those of the language model.
+KEEP = "keep"
+LOSSES = (*MODES, KEEP)
 
 
 class Heard(NamedTuple):
@@ -59,11 +62,16 @@ class SpeechLLM(MultiTalkerModel):
         speaker_stream: its chunk embeddings at the rate of the adapter's frames; None where the layout takes none.
         speaker_adapter: from there to the input space.
         registration: from embeddings of registered voices to the input space.
-        voice: from frames to the voice of who talks, for the loss of voices; None without it.
+        voice: from frames to the voice of who talks, for the loss of voices; None without it. Frames are what the
+            language model reads; with ``loss: keep`` those of the first of the encoder's chosen layers.
         answer_voice: the same from hidden states of the language model; None without it.
+        before: the encoder as it was, frozen, for ``loss: keep``.
         chunk_sizes: seconds of the chunks whose embeddings stand side by side.
         raw_chunks: their statistics instead of embeddings.
-        loss: ``ce``, ``asr_spk`` or ``balanced``, see :func:`~espnet_mt_llm.nets.speaker_loss.balanced_loss`.
+        loss: ``ce``, ``asr_spk`` or ``balanced``, see :func:`~espnet_mt_llm.nets.speaker_loss.balanced_loss`; or
+            ``keep``, with which the encoder alone learns voices, and does not forget what it knows: the mean squared
+            distance of its last layer from that of ``before`` (as Li and Hoiem, Learning without forgetting, 2016, of
+            outputs).
         threshold: of the mask of ``balanced``: ``adaptive``, infinite, or 0.
         floor: of the adaptive threshold, in nats.
         voice_weight: of the losses of ``voice`` and ``answer_voice``, which are added.
@@ -75,13 +83,13 @@ class SpeechLLM(MultiTalkerModel):
                  layout: Optional[Layout] = None, speaker_encoder: Optional[SpeakerEncoder] = None,
                  speaker_stream: Optional[SpeakerStream] = None, speaker_adapter: Optional[Projector] = None,
                  registration: Optional[RegistrationProjector] = None, voice: Optional[VoiceLoss] = None,
-                 answer_voice: Optional[VoiceLoss] = None, chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1),
-                 raw_chunks: bool = False, loss: str = "ce", threshold: Union[str, float] = "adaptive",
-                 floor: float = 2.0, voice_weight: float = 0.0, voice_layer: Optional[int] = None,
-                 voice_scale: Optional[float] = None) -> None:
+                 answer_voice: Optional[VoiceLoss] = None, before: Optional[SpeechEncoder] = None,
+                 chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1), raw_chunks: bool = False, loss: str = "ce",
+                 threshold: Union[str, float] = "adaptive", floor: float = 2.0, voice_weight: float = 0.0,
+                 voice_layer: Optional[int] = None, voice_scale: Optional[float] = None) -> None:
         super().__init__()
-        if loss not in MODES:
-            raise ValueError(f"loss: '{loss}'; {nearest(str(loss), MODES)}")
+        if loss not in LOSSES:
+            raise ValueError(f"loss: '{loss}'; {nearest(str(loss), LOSSES)}")
         if threshold not in ("adaptive", 0, float("inf")):
             raise ValueError(f"threshold: {threshold!r} is neither adaptive nor .inf nor 0")
         if not is_number(floor):
@@ -97,7 +105,7 @@ class SpeechLLM(MultiTalkerModel):
         self.llm, self.encoder, self.adapter, self.layout = llm, encoder, adapter, layout
         self.speaker_encoder, self.speaker_stream = speaker_encoder, speaker_stream
         self.speaker_adapter, self.registration = speaker_adapter, registration
-        self.voice, self.answer_voice = voice, answer_voice
+        self.voice, self.answer_voice, self.before = voice, answer_voice, before
         self.chunk_sizes, self.raw_chunks = tuple(chunk_sizes), raw_chunks
         self.loss, self.threshold, self.floor = loss, threshold, floor
         self.voice_weight, self.voice_layer, self.voice_scale = voice_weight, voice_layer, voice_scale
@@ -263,23 +271,33 @@ class SpeechLLM(MultiTalkerModel):
             heard = Heard(semantic, semantic_lengths, speaker, speaker_lengths)
         elif speech is not None and self.encoder is not None:
             heard = self.hear(speech, speech_lengths)
-        audio = None if heard is None else self.positions(heard)
         known = length_mask(target_lengths, target.size(1))
         types = types.masked_fill(~known, PAD)
-        logits, middle = self.predict(prompt, prompt_lengths, target, target_lengths, audio, enrolled, utt_id)
-        ce = token_cross_entropy(logits, target.masked_fill(~known, -1))
-        finite = torch.isfinite(ce).all(1)
+        if self.loss == KEEP:
+            frames = heard.semantic[..., : self.encoder.output_size]
+            each = self._forgotten(heard, speech, speech_lengths).unsqueeze(1)
+        else:
+            audio = None if heard is None else self.positions(heard)
+            frames = None if audio is None else audio[0]
+            logits, middle = self.predict(prompt, prompt_lengths, target, target_lengths, audio, enrolled, utt_id)
+            each = token_cross_entropy(logits, target.masked_fill(~known, -1))
+        finite = torch.isfinite(each).all(1)
         if not finite.all():
             rows = self.finite_rows(finite, utt_id)
             return self.forward(**some_rows(batch, rows), utt_id=None if utt_id is None else
                                 [utt_id[i] for i in rows.tolist()])
-        result = balanced_loss(ce, types, weights, self.loss, self.threshold, self.floor,
-                               None if overlapped is None else overlapped.bool())
-        stats, loss = self._statistics(result, logits, target, types), result.loss
+        if self.loss == KEEP:
+            # A frame counts as much as any other.
+            loss = (each.squeeze(1) * heard.lengths).sum() / heard.lengths.sum()
+            stats = {"loss": loss.detach(), "loss_keep": loss.detach()}
+        else:
+            result = balanced_loss(each, types, weights, self.loss, self.threshold, self.floor,
+                                   None if overlapped is None else overlapped.bool())
+            stats, loss = self._statistics(result, logits, target, types), result.loss
         away = {}
         if self.voice is not None and talking is not None:
-            away["loss_voice"] = self.voice(audio[0], voices, talking, self.voice_scale)
-        if self.answer_voice is not None and saying is not None:
+            away["loss_voice"] = self.voice(frames, voices, talking, self.voice_scale)
+        if self.answer_voice is not None and saying is not None and self.loss != KEEP:
             if labels_alone(self.loss, self.threshold):
                 # Labels alone are learnt: elsewhere nothing may tell whether a turn goes on.
                 saying = saying.masked_fill(types != SPEAKER, 0)
@@ -287,7 +305,15 @@ class SpeechLLM(MultiTalkerModel):
         for name, value in away.items():
             loss = loss + self.voice_weight * value
             stats |= {"loss": loss.detach(), name: value.detach()}
-        return force_gatherable((loss, stats, ce.new_tensor(float(len(target)))), ce.device)
+        return force_gatherable((loss, stats, each.new_tensor(float(len(target)))), each.device)
+
+    def _forgotten(self, heard: Heard, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return the mean squared distance ``(B,)`` of the frames of the encoder's last chosen layer from before."""
+        with torch.no_grad():
+            layers, _ = self.before(speech, lengths)
+        away = heard.semantic[..., -self.encoder.output_size:].float() - layers[-1].float()
+        outside = ~length_mask(heard.lengths, away.size(1)).unsqueeze(-1)
+        return away.square().masked_fill(outside, 0.0).sum((1, 2)) / (heard.lengths * away.size(2))
 
     def predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor,
                 target_lengths: torch.Tensor, audio: Optional[tuple[torch.Tensor, torch.Tensor]] = None,

@@ -26,7 +26,7 @@ from espnet_mt_llm.models.speech_llm import SpeechLLM
 from espnet_mt_llm.nets.layouts import FeatureConcat
 from espnet_mt_llm.tasks.base import check_keys, check_types
 from espnet_mt_llm.tasks.speech_llm import (SpeechLLMTask, build_hearing, build_voices, check, choose_trained,
-                                            voice_weight)
+                                            learns_frames, voice_weight)
 from espnet_mt_llm.text.llm_tokenizer import load_tokenizer
 
 # The entries of config.json that say sizes, by the name of the directory.
@@ -192,6 +192,8 @@ def _hearing(args: argparse.Namespace, size: int) -> dict[str, Any]:
 
 def _count(model: SpeechLLM, args: argparse.Namespace, seconds: float, targets: int, prompt: int, gpu: bool
            ) -> Estimate:
+    if learns_frames(args):
+        raise ValueError("no formula for loss: keep, which asks no language model")
     config = model.llm.model.config
     parts, positions, heard = [], prompt + targets, 0
     if model.encoder is not None:

@@ -12,8 +12,9 @@ step of their trainings: ``train_parts`` says which parts a step trains. The pub
  4          adapter, speaker_adapter, encoder, llm_lora         with encoder_lora; loss balanced
 =========  ==================================================  ====================================
 
-Small models have steps of their own before these: text alone, and whom a voice belongs to (``layout: none`` and
-``voice_weight``, see ``nets/voice_loss.py``).
+Small models have steps of their own before these: text alone, whom a voice belongs to (``layout: none`` and
+``voice_weight``, see ``nets/voice_loss.py``), and an encoder that learns voices by itself and keeps its words
+(``loss: keep``, with ``init_param: [<file>.pth:encoder:before]`` for what it knows).
 
 A step begins from the one before by ``init_param: [<step>/<file>.pth]``. What a checkpoint holds, and why it is small,
 says ``models/published.py``.
@@ -39,7 +40,7 @@ from espnet_mt_llm.encoders.registry import SPEAKER, SPEECH, speaker_encoder, sp
 from espnet_mt_llm.models.llm import load_llm
 from espnet_mt_llm.models.lora import add_lora
 from espnet_mt_llm.models.published import adapter_names
-from espnet_mt_llm.models.speech_llm import SpeechLLM
+from espnet_mt_llm.models.speech_llm import KEEP, SpeechLLM
 from espnet_mt_llm.nets.layouts import LAYOUTS, Layout
 from espnet_mt_llm.nets.projectors import PROJECTORS, MLPAdapter
 from espnet_mt_llm.nets.registration import MODES as REGISTRATION_MODES
@@ -243,6 +244,13 @@ def check(args: argparse.Namespace) -> None:
     for name in args.train_parts:
         if name not in PARTS:
             raise UserError(f"train_parts: unknown part '{name}'; {nearest(str(name), PARTS)}")
+    if learns_frames(args) and (args.layout == "none" or {"encoder", "encoder_lora"}.isdisjoint(args.train_parts)):
+        raise UserError("loss: keep is that of the encoder alone; give train_parts encoder or encoder_lora, and a "
+                        "layout")
+    if learns_frames(args) and not (args.encoder_conf or {}).get("checkpoint") and not any(
+            str(given).split(":")[2:3] == ["before"] for given in args.init_param):
+        raise UserError("loss: keep: what the encoder knows is missing; add to init_param "
+                        "<step>/latest.pth:encoder:before")
     if voice_weight(args) and not args.speaker_encoder:
         raise UserError("voice_weight: speaker_encoder is missing, which says what a voice is")
     if not args.feature_cache:
@@ -261,6 +269,11 @@ def voice_weight(args: argparse.Namespace) -> float:
     if not is_number(weight) or not 0 <= weight < math.inf:
         raise UserError(f"model_conf: voice_weight: {weight!r}; a number from 0 on is expected")
     return float(weight)
+
+
+def learns_frames(args: argparse.Namespace) -> bool:
+    """Say whether the encoder learns by itself, and the language model is not asked."""
+    return (args.model_conf or {}).get("loss") == KEEP
 
 
 def build_layout(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) -> Layout:
@@ -295,14 +308,18 @@ def build_hearing(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) 
     layout = build_layout(args, size, tokenizer)
     args.frame_shift = encoder.frame_shift * adapter.stride
     parts: dict[str, Any] = {"encoder": encoder, "adapter": adapter, "layout": layout}
+    if learns_frames(args):
+        parts["before"] = build(speech_encoder(args.encoder), conf, "encoder_conf", rate=args.rate)
+        parts["before"].freeze([parts["before"]])
     if not layout.uses_speaker and args.registration == "none" and not voice_weight(args):
         return parts
     if args.speaker_encoder is None:
         what = f"layout '{args.layout}'" if layout.uses_speaker else f"registration '{args.registration}'"
         raise UserError(f"speaker_encoder is missing; the {what} needs one")
     parts |= build_voices(args, size)
-    if voice_weight(args) and not layout.uses_speaker:
-        parts["voice"] = VoiceLoss(size, parts["speaker_encoder"].embedding_size)
+    if voice_weight(args) and (learns_frames(args) or not layout.uses_speaker):
+        width = encoder.output_size if learns_frames(args) else size
+        parts["voice"] = VoiceLoss(width, parts["speaker_encoder"].embedding_size)
     return {**parts, **build_speaker_stream(args, parts["speaker_encoder"], size)} if layout.uses_speaker else parts
 
 
@@ -372,12 +389,16 @@ def choose_trained(model: SpeechLLM, names: Sequence[str]) -> None:
 def trainable(model: SpeechLLM) -> dict[str, list[torch.nn.Parameter]]:
     """Return the weights of each part of :data:`PARTS`, none for one that is not there.
 
-    The rows of new tokens belong to the adapters of the language model and to itself; the layout to the adapter.
+    The rows of new tokens belong to the adapters of the language model and to itself; the layout to the adapter, and
+    what reads voices to the part whose frames it reads.
     """
     found: dict[str, list[torch.nn.Parameter]] = {name: [] for name in PARTS}
-    for name, modules in (("adapter", (model.adapter, model.layout, model.voice, model.answer_voice)),
+    for name, modules in (("adapter", (model.adapter, model.layout, model.answer_voice)),
                           ("speaker_adapter", (model.speaker_stream, model.speaker_adapter, model.registration))):
         found[name] = [p for module in modules if module is not None for p in module.parameters()]
+    # Its frames are the encoder's own where it learns alone.
+    for name in ("encoder", "encoder_lora") if model.loss == KEEP else ("adapter",):
+        found[name] += [] if model.voice is None else list(model.voice.parameters())
     for name in ("llm", "encoder", "speaker_encoder"):
         part = getattr(model, name)
         if part is None:

@@ -20,7 +20,7 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet_mt_llm.common import Pathlike, UserError, atomic_open, progress
 from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.inference.embeddings import stretch_embeddings
-from espnet_mt_llm.models.speech_llm import SpeechLLM
+from espnet_mt_llm.models.speech_llm import KEEP, SpeechLLM
 from espnet_mt_llm.train.position_batches import Rows
 from espnet_mt_llm.train.preprocess import as_samples
 from espnet_mt_llm.train.speech_llm_targets import SpeechLLMTargets
@@ -71,12 +71,14 @@ def complete(factory: SequenceIterFactory, model: SpeechLLM, device: str = "cpu"
 def introduce(targets: SpeechLLMTargets, model: SpeechLLM, device: str = "cpu") -> None:
     """Tell ``targets`` what ``model`` makes of the stretches of voices, and how long its frames are."""
     if targets.registrar is not None and model.speaker_encoder is not None:
-        targets.embeddings = stretch_embeddings(targets.registrar.dump_dir, model.speaker_encoder, device=device)
+        targets.at_speed = {speed: stretch_embeddings(targets.registrar.dump_dir, model.speaker_encoder, device=device,
+                                                      speed=speed) for speed in {1.0, *targets.speed_factors}}
         targets.embedding_size = model.speaker_encoder.embedding_size
-        targets.registrar.know(targets.embeddings)
+        targets.registrar.know(targets.at_speed[1.0])
     if model.encoder is not None:
         targets.frame_shift = model.encoder.frame_shift
-        targets.stride = model.adapter.stride
+        # With that loss frames of the encoder itself have voices.
+        targets.stride = 1 if model.loss == KEEP else model.adapter.stride
 
 
 def encoders_key(model: SpeechLLM) -> str:

@@ -62,7 +62,8 @@ class SpeechLLMTargets:
         with_voices: give the voices of who talks, for ``nets/voice_loss.py``; with a registrar.
 
     Attributes:
-        embeddings: of the stretches of the pool; set when the speaker encoder is there, as the frames are.
+        at_speed: speed factor → embeddings of the stretches of the pool, for who is heard at that speed; set when the
+            speaker encoder is there, as the frames are.
         embedding_size: E.
         frame_shift: seconds between the frames of the speech encoder; set when it is there.
         stride: its frames for one of the adapter.
@@ -80,7 +81,7 @@ class SpeechLLMTargets:
         self.speed_factors = tuple(speed_factors) if train else ()
         self.registrar, self.train, self.with_audio = registrar, train, with_audio
         self.cache_features, self.with_voices = cache_features, with_voices
-        self.embeddings: Optional[Mapping[str, np.ndarray]] = None
+        self.at_speed: dict[float, Mapping[str, np.ndarray]] = {}
         self.embedding_size = 0
         self.frame_shift, self.stride, self.speaker_frames = 0.0, 1, 1.0
 
@@ -113,21 +114,22 @@ class SpeechLLMTargets:
                    "target": np.array(target.ids, dtype=np.int64), "types": np.array(target.types, dtype=np.int64),
                    "weights": np.array(target.weights, dtype=np.float32),
                    "overlapped": np.array(target.overlapped, dtype=np.int64)}
-        if self.embeddings is not None:
-            arrays["enrolled"] = voices(registered, self.embeddings, self.embedding_size)
+        if self.at_speed:
+            embeddings = self.at_speed[factor]
+            arrays["enrolled"] = voices(registered, embeddings, self.embedding_size)
             if self.with_voices:
                 # Nobody is heard in what he is registered from: an equal voice would be found without comparing.
                 besides = () if self.with_audio else {name for each in registered.stretches for name in each}
                 own = self.registrar.own(clips, speakers, chance, besides)
                 others = [k for k, spk in enumerate(registered.speakers) if spk not in own.speakers]
-                arrays["voices"] = np.concatenate([voices(own, self.embeddings, self.embedding_size),
+                arrays["voices"] = np.concatenate([voices(own, embeddings, self.embedding_size),
                                                    arrays["enrolled"][others]])
                 number = {spk: k for k, spk in enumerate(own.speakers, 1)}
                 arrays["saying"] = np.array([number.get(spk, 0) for spk in _saying(target)], dtype=np.int64)
                 if self.with_audio:
                     arrays["talking"] = self._talking(segments, number, self._size(arrays))
                 else:
-                    arrays |= self._heard_voices(target, own, arrays, chance)
+                    arrays |= self._heard_voices(target, own, arrays, embeddings, chance)
         return arrays
 
     def draw(self, clips: Sequence[str], segments: Sequence[Mapping]
@@ -144,7 +146,7 @@ class SpeechLLMTargets:
         return speakers, self.registrar.draw(clips, speakers, chance), chance
 
     def _heard_voices(self, target: Encoded, own: Registered, arrays: Mapping[str, np.ndarray],
-                      chance: Chance) -> dict[str, np.ndarray]:
+                      embeddings: Mapping[str, np.ndarray], chance: Chance) -> dict[str, np.ndarray]:
         """Return prompt and embeddings with a voice for each label, that of one stretch, in place of audio."""
         stretches = dict(zip(own.speakers, own.stretches))
         heard = [stretches[spk] for spk, kind, before in zip(target.speakers, target.types, [END, *target.types])
@@ -152,7 +154,7 @@ class SpeechLLMTargets:
         first = len(arrays["enrolled"])
         places = [enroll(first + k) for k in range(len(heard))]
         prompt = [i for token in arrays["prompt"].tolist() for i in (places if token == AUDIO else [token])]
-        found = [arrays["enrolled"], *(self.embeddings[chance.pick(each)][None] for each in heard)]
+        found = [arrays["enrolled"], *(embeddings[chance.pick(each)][None] for each in heard)]
         return {"prompt": np.array(prompt, dtype=np.int64), "enrolled": np.concatenate(found).astype(np.float32)}
 
     def _size(self, arrays: Mapping[str, np.ndarray]) -> int:

@@ -201,6 +201,26 @@ def test_the_loss_of_voices_is_added_and_reaches_the_adapter(scale: Optional[flo
     assert grad.abs().sum() > 0
 
 
+def test_the_encoder_learns_voices_and_keeps_its_last_layer_and_the_language_model_is_not_asked() -> None:
+    torch.manual_seed(1)
+    before, voice = Frames().requires_grad_(False), VoiceLoss(8, E)
+    model = model_of("semantic", before=before, voice=voice, loss="keep", voice_weight=0.5)
+    model.llm = None
+    batch = {**batch_of(), "voices": torch.randn(3, 2, E), "talking": torch.tensor([[1, 1, 0, 2], [0] * 4, [2] * 4])}
+    loss, stats, weight = model(**batch)
+    (layers, lengths), (known, _) = (part(batch["speech"], batch["speech_lengths"]) for part in (model.encoder, before))
+    kept = [(layers[-1, row, :size] - known[-1, row, :size]).square() for row, size in enumerate(lengths)]
+    away = voice(layers[0], batch["voices"], batch["talking"])
+    torch.testing.assert_close(stats["loss_keep"].squeeze(), torch.cat(kept).mean().detach())
+    torch.testing.assert_close(loss.squeeze(), torch.cat(kept).mean() + 0.5 * away)
+    assert weight == 3
+    alone = [model(**one(batch, row))[0].squeeze() for row in range(3)]
+    torch.testing.assert_close(torch.stack(alone), torch.stack([each.mean() for each in kept]))
+    batch["speech"][1, 5] = float("nan")
+    torch.testing.assert_close(model(**{name: batch[name] for name in batch if name not in ("voices", "talking")})[0]
+                               .squeeze(), torch.cat([kept[0], kept[2]]).mean())
+
+
 @pytest.mark.parametrize("layout, loss", [("semantic", {}), ("interleave", {}),
                                           ("semantic", {"loss": "balanced", "threshold": 0})])
 def test_the_loss_of_voices_in_answers_is_of_the_states_that_predict(layout: str, loss: dict) -> None:

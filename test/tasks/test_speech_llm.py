@@ -236,6 +236,30 @@ def test_voices_first_then_voices_in_the_audio(root: Path, work: Path) -> None:
         assert not torch.equal(state(out)["answer_voice.weight"], state(first)["answer_voice.weight"])
 
 
+def test_the_encoder_learns_voices_by_itself_and_keeps_what_it_knows(root: Path, work: Path) -> None:
+    """At several speeds, with the voices of those speeds; the next step goes on from it."""
+    clips = work / "dump"
+    shutil.copytree(root / "dump", clips)
+    words = train(work, clips, "01", train_parts=["adapter", "llm"])
+    keep = {"loss": "keep", "voice_weight": 2.0}
+    init = ["01/latest.pth", "01/latest.pth:encoder:before"]
+    first = train(work, clips, "02", train_parts=["encoder"], model_conf=keep, speed_factors=[0.9, 1.0],
+                  init_param=init)
+    assert set(history(first)[0]["valid"]) == {"loss", "loss_keep", "loss_voice"}
+    assert len(list((clips / "enroll").glob("*-0.9"))) == 1
+    old, new = state(words), state(first)
+    for name, value in old.items():
+        if name.startswith("encoder."):
+            assert torch.equal(new[name.replace("encoder.", "before.", 1)], value)
+        else:
+            assert torch.equal(new[name], value)
+    assert any(not torch.equal(new[name], old[name]) for name in old if name.startswith("encoder."))
+    init = ["01/latest.pth", "02/latest.pth:encoder:encoder"]
+    second = state(train(work, clips, "03", init_param=init, train_parts=["adapter"], model_conf={"voice_weight": 1.0}))
+    assert all(torch.equal(second[name], new[name]) for name in old if name.startswith("encoder."))
+    assert not any(name.startswith("before.") for name in second)
+
+
 def test_an_extractor_of_ones_own_is_written_into_the_checkpoints(root: Path, work: Path) -> None:
     from espnet_mt_llm.encoders.campplus import CAMPPlus
 
@@ -355,6 +379,9 @@ def test_options_of_the_command_win_over_debug(root: Path, work: Path) -> None:
     ({"tokenizer": None}, "tokenizer is missing; make one"),
     ({"feature_cache": True, "train_parts": ["encoder"]}, "feature_cache .* excludes train_parts: encoder"),
     ({"feature_cache": True, "speed_factors": [0.9]}, "feature_cache .* excludes speed_factors"),
+    ({"model_conf": {"loss": "keep"}}, "loss: keep is that of the encoder alone; give train_parts encoder or"),
+    ({"model_conf": {"loss": "keep"}, "layout": "none", "train_parts": ["encoder"]}, "loss: keep .* and a layout"),
+    ({"model_conf": {"loss": "keep"}, "train_parts": ["encoder"]}, "loss: keep: .* init_param .*:encoder:before"),
     ({"model_conf": {"voice_weight": 1}, "speaker_encoder": None}, "voice_weight: speaker_encoder is missing"),
     ({"model_conf": {"voice_weight": 1, "voice_layer": 9}}, "voice_layer: 9 of 2 layers, with voice_weight"),
     ({"model_conf": {"voice_layer": 1}}, "expected 1 to 2, and a weight above 0"),

@@ -1,6 +1,7 @@
 """Prompts and targets of clips, alone and in a row."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,17 @@ def pool(path: Path) -> Path:
     return path
 
 
+def give_voices(targets: SpeechLLMTargets, speeds: Sequence[float] = (1.0,)) -> None:
+    """Embeddings of the pool: 0, 1, 2 and 3 of A, B, D and F, and 10 more with each further speed."""
+    targets.at_speed = {speed: {f"{s}-P{s}-0000000-0000200": np.full(3, 10 * n + i, dtype=np.float32)
+                                for i, s in enumerate("ABDF")} for n, speed in enumerate(speeds)}
+    targets.embedding_size = 3
+
+
 def test_registered_names_stand_in_prompt_and_target(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
     registrar = Registrar(pool(tmp_path), Registering("over", max_distractors=2))
     targets = SpeechLLMTargets(tokenizer, Writing(), registrar=registrar, train=True)
-    targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
-                                                  for i, s in enumerate("ABDF")}, 3
+    give_voices(targets)
     orders = set()
     for _ in range(20):
         arrays = targets("c1", {"speech": clip(), "supervision": ONE})
@@ -105,13 +112,27 @@ def test_registered_names_stand_in_prompt_and_target(tokenizer: LLMTokenizer, tm
     assert len(orders) > 3
 
 
+def test_who_is_heard_at_another_speed_is_registered_with_that_voice(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
+    registrar = Registrar(pool(tmp_path), Registering("match"))
+    targets = SpeechLLMTargets(tokenizer, rate=RATE, speed_factors=[1.0, 2.0], registrar=registrar, train=True,
+                               with_voices=True)
+    give_voices(targets, [1.0, 2.0])
+    targets.frame_shift = 0.1
+    seen = set()
+    for _ in range(30):
+        arrays = targets("c1", {"speech": clip(), "supervision": ONE})
+        fast = len(arrays["speech"]) < RATE
+        assert sorted(arrays["enrolled"][:, 0]) == arrays["voices"][:, 0].tolist() == ([10, 11] if fast else [0, 1])
+        seen.add(fast)
+    assert seen == {False, True}
+
+
 @pytest.mark.parametrize("stride, cached", [(1, False), (2, False), (1, True)])
 def test_who_talks_alone_in_each_frame(tokenizer: LLMTokenizer, tmp_path: Path, stride: int, cached: bool) -> None:
     """A and B have voices, C has none; nobody counts where two talk."""
     registrar = Registrar(pool(tmp_path), Registering("none"))
     targets = SpeechLLMTargets(tokenizer, registrar=registrar, train=True, with_voices=True, cache_features=cached)
-    targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
-                                                  for i, s in enumerate("ABDF")}, 3
+    give_voices(targets)
     targets.frame_shift, targets.stride = 0.1, stride
     frames = (np.zeros((10, 4), dtype=np.float16), np.zeros((10, 4), dtype=np.float16))
     audio = {"semantic": frames} if cached else {"speech": (clip(), clip())}
@@ -128,8 +149,7 @@ def test_voices_in_place_of_the_audio(tokenizer: LLMTokenizer, tmp_path: Path) -
     """One for each label, in the order of the target; none for C, who has no stretch."""
     targets = SpeechLLMTargets(tokenizer, Writing("sc_suffix", "dual"), with_audio=False, train=True, with_voices=True,
                                registrar=Registrar(pool(tmp_path), Registering("match")))
-    targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
-                                                  for i, s in enumerate("ABDF")}, 3
+    give_voices(targets)
     orders = set()
     for _ in range(20):
         arrays = targets("c1 c2", {"supervision": (ONE, TWO)})
@@ -153,8 +173,8 @@ def test_nobody_is_heard_in_what_he_is_registered_from(tokenizer: LLMTokenizer, 
     registrar = Registrar(tmp_path, Registering("match", num_stretches=1))
     targets = SpeechLLMTargets(tokenizer, Writing("speakerlm", "speakerlm"), with_audio=False, train=True,
                                with_voices=True, registrar=registrar)
-    targets.embeddings = {f"{r['spk']}-{r['rec']}-0000000-0000200": np.full(3, i, dtype=np.float32)
-                          for i, r in enumerate(rows)}
+    targets.at_speed = {1.0: {f"{r['spk']}-{r['rec']}-0000000-0000200": np.full(3, i, dtype=np.float32)
+                              for i, r in enumerate(rows)}}
     targets.embedding_size = 3
     for _ in range(40):
         first, second, *heard = targets("c1", {"supervision": ONE})["enrolled"][:, 0].tolist()
@@ -167,8 +187,7 @@ def test_others_who_are_registered_have_voices_too(tokenizer: LLMTokenizer, tmp_
     """They come after those of the clip, and nothing in the clip is theirs."""
     targets = SpeechLLMTargets(tokenizer, Writing("speakerlm", "speakerlm"), train=True, with_voices=True,
                                registrar=Registrar(pool(tmp_path), Registering("over", max_distractors=2)))
-    targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
-                                                  for i, s in enumerate("ABDF")}, 3
+    give_voices(targets)
     targets.frame_shift = 0.1
     found = set()
     for _ in range(30):
@@ -183,8 +202,7 @@ def test_others_who_are_registered_have_voices_too(tokenizer: LLMTokenizer, tmp_
 def test_a_turn_of_several_utterances_has_one_voice(tokenizer: LLMTokenizer, tmp_path: Path) -> None:
     targets = SpeechLLMTargets(tokenizer, Writing("speakerlm", "speakerlm"), with_audio=False, with_voices=True,
                                registrar=Registrar(pool(tmp_path), Registering("none")))
-    targets.embeddings, targets.embedding_size = {f"{s}-P{s}-0000000-0000200": np.full(3, i, dtype=np.float32)
-                                                  for i, s in enumerate("ABDF")}, 3
+    give_voices(targets)
     turns = line(("A", 0.0, 0.5, "GO"), ("A", 0.6, 0.9, "ON"), ("B", 1.0, 1.5, "WAIT"), ("A", 1.6, 1.9, "GO"))
     arrays = targets("c1", {"supervision": turns})
     assert text(targets, arrays) == "spk 0: GO ON spk 1: WAIT spk 0: GO"
@@ -199,8 +217,8 @@ def test_whose_voice_predicts_a_token(tokenizer: LLMTokenizer, tmp_path: Path, f
     """His whose label it is, else his who has said the token before."""
     targets = SpeechLLMTargets(tokenizer, Writing(fmt), with_voices=True,
                                registrar=Registrar(pool(tmp_path), Registering("none")))
-    targets.embeddings = {f"{s}-P{s}-0000000-0000200": np.zeros(3, dtype=np.float32) for s in "ABDF"}
-    targets.embedding_size, targets.frame_shift = 3, 0.1
+    give_voices(targets)
+    targets.frame_shift = 0.1
     arrays = targets("c1", {"speech": clip(), "supervision": line(("A", 0.0, 0.5, "GO ON"), ("B", 0.6, 0.9, "WAIT"))})
     found: dict[str, str] = {}
     for token, k in zip(arrays["target"].tolist(), arrays["saying"].tolist()):
