@@ -175,6 +175,8 @@ def load_yaml(path: Pathlike) -> Any:
             return yaml.safe_load(f)
     except FileNotFoundError:
         raise at(path, None, "no such file") from None
+    except IsADirectoryError:
+        raise at(path, None, "this is a directory", "give the file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         mark = getattr(e, "problem_mark", None)
         problem = getattr(e, "problem", None) or e

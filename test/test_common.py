@@ -112,6 +112,8 @@ def test_yaml_mistake_names_its_line(tmp_path: Path) -> None:
         load_yaml(tmp_path / "a.yaml")
     with pytest.raises(UserError, match="no such file"):
         load_yaml(tmp_path / "b.yaml")
+    with pytest.raises(UserError, match="this is a directory; give the file"):
+        load_yaml(tmp_path)
 
 
 def test_true_and_false() -> None:

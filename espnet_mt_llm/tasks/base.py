@@ -5,6 +5,7 @@ import fcntl
 import inspect
 import json
 import os
+import pickle
 import re
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ from espnet_mt_llm.train.trainer import CHECKPOINT, Trainer
 
 optim_classes["muon"] = Muon
 
+# What torch raises for files that are no checkpoints; half a file is an OSError.
+UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
 # What --debug changes: enough to run every line of the training, nothing more.
 DEBUG = {"max_epoch": 2, "num_iters_per_epoch": 3, "batch_bins": 400000, "num_workers": 0, "keep_nbest_models": [1]}
 # Entries of a model's state that say how far its training is: another training does not begin with them.
@@ -200,6 +203,10 @@ class MultiTalkerTask(AbsTask):
                 conf["checkpoint"] = find_checkpoint(conf["checkpoint"], args.output_dir)
         register()
         check_optimizer(args)
+        if args.max_epoch < 1:
+            raise UserError(f"max_epoch: {args.max_epoch}; a whole number of at least 1 is expected")
+        if args.ngpu and not args.dry_run and not torch.cuda.is_available():
+            raise UserError(f"ngpu: {args.ngpu}, but torch finds no GPU here; give --ngpu 0, or train where one is")
         if args.ngpu > 1 and not args.multiprocessing_distributed:
             raise UserError("several GPUs need one process each; give --multiprocessing_distributed true")
         if args.num_threads:
@@ -214,8 +221,9 @@ class MultiTalkerTask(AbsTask):
                 f.write("\n")
             try:
                 cls.main(args=args)
-            except RuntimeError as e:
+            except UNREADABLE as e:
                 if not str(e).startswith("Error(s) in loading state_dict"):
+                    check_readable(args.init_param)
                     raise
                 given = f"init_param ({', '.join(args.init_param)})" if args.init_param else "what is there"
                 raise UserError(f"{args.output_dir}: weights do not fit this configuration: "
@@ -423,6 +431,16 @@ def find_step(init_param: str, output_dir: Pathlike) -> str:
                 parts = [source, target, ",".join(filter(None, [without, *PROGRESS])), *rest]
             return ":".join([str(path), *parts])
     raise _no_step(name, output_dir)
+
+
+def check_readable(init_param: Sequence[str]) -> None:
+    """Raise a :class:`UserError` for the first of the files that is no checkpoint, as half a copy is."""
+    for name in (given.split(":")[0] for given in init_param):
+        try:
+            torch.load(name, map_location="meta", weights_only=False)
+        except UNREADABLE:
+            repair = "copy it again, or train that step again"
+            raise at(name, None, "torch cannot read this checkpoint", repair) from None
 
 
 def find_checkpoint(checkpoint: str, output_dir: Pathlike) -> str:

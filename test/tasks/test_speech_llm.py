@@ -154,6 +154,14 @@ def test_a_frozen_encoder_that_an_earlier_step_has_trained_is_written(root: Path
     assert {name for name in state(part) if name.startswith("encoder.")} == changed
 
 
+def test_half_a_checkpoint_to_begin_from_is_named(root: Path, work: Path) -> None:
+    first = train(work, root / "dump", "01")
+    whole = (first / "latest.pth").read_bytes()
+    (first / "latest.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"01/latest\.pth: torch cannot read this checkpoint; copy it again, or train"):
+        train(work, root / "dump", "02", init_param=["01/latest.pth"])
+
+
 def test_parts_that_are_frozen_stay_as_they_are(root: Path, work: Path) -> None:
     conf = {**DUAL, "llm_conf": {"config": LLM, "lora": LORA}, "encoder_lora": LORA}
     groups = {"adapter": ("adapter.", "layout."), "speaker_adapter": ("speaker_stream.", "speaker_adapter."),
@@ -402,6 +410,8 @@ def test_options_of_the_command_win_over_debug(root: Path, work: Path) -> None:
     ({"concatenate": True}, "concatenate: True; 'key: value' lines are expected"),
     ({"tokenizer": 5}, "tokenizer: 5; a word is expected"),
     ({"encoder_conf": {"checkpoint": 5}}, "encoder_conf: checkpoint: 5; a file or folder is expected"),
+    ({"ngpu": 1}, "ngpu: 1, but torch finds no GPU here; give --ngpu 0"),
+    ({"max_epoch": 0}, "max_epoch: 0; a whole number of at least 1 is expected"),
     ({"max_epoch": "many"}, "max_epoch: 'many'; a whole number is expected"),
     ({"grad_clip": "1e-1"}, "grad_clip: '1e-1'; a number is expected; with an exponent YAML reads 1.0e-3"),
     ({"feature_cache": "maybe"}, "feature_cache: 'maybe'; true or false is expected"),
@@ -418,7 +428,9 @@ def test_options_of_the_command_win_over_debug(root: Path, work: Path) -> None:
     ({"registration": "match", "registration_conf": {"shuffle_names": True, "names": 5}}, "names: 5 is no file"),
     ({"llm_conf": {"config": {**LLM, "num_attention_heads": 3}}}, "hidden_size 16 is no multiple of .* 3; change one"),
 ])
-def test_bad_configuration(root: Path, work: Path, changes: dict, message: str) -> None:
+def test_bad_configuration(root: Path, work: Path, changes: dict, message: str, monkeypatch: pytest.MonkeyPatch
+                           ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=message):
         train(work, root / "dump", **changes)
 

@@ -394,9 +394,10 @@ export MTASR_PID=$$
 for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || fail "--${name} is not set; run.sh gives it"
 done
-for name in nj inference_nj num_threads max_clip nbpe; do
-    [[ ${!name} =~ ^[0-9]*[1-9][0-9]*(\.[0-9]+)?$ ]] || fail "--${name} ${!name}: expected a number, 1 or more"
+for name in nj inference_nj num_threads nbpe; do
+    [[ ${!name} =~ ^[0-9]*[1-9][0-9]*$ ]] || fail "--${name} ${!name}: expected a whole number, 1 or more"
 done
+[[ ${max_clip} =~ ^[0-9]*[1-9][0-9]*(\.[0-9]+)?$ ]] || fail "--max_clip ${max_clip}: expected seconds, 1 or more"
 [[ ${ngpu} =~ ^[0-9]+$ ]] || fail "--ngpu ${ngpu}: expected a whole number"
 case "${simulate_config}" in
     "" | none | conf/simulate.yaml) ;; # a recipe without the last one simulates nothing
