@@ -91,8 +91,8 @@ def test_the_voice_that_is_heard_is_that_of_the_label(root: Path, monkeypatch: p
     probe = LabelProbe(root / "exp/text", root / "dump", "match")
     # One voice for each speaker, whatever stretch is heard.
     axes = {spk: np.eye(8, dtype=np.float32)[k] for k, spk in enumerate(probe.targets.registrar.pool.speakers)}
-    monkeypatch.setattr(probe.targets, "embeddings", {name: axes[name.split("-")[0]]
-                                                      for name in read_map(root / "dump/enrolment")})
+    embeddings = {name: axes[name.split("-")[0]] for name in read_map(root / "dump/enrolment")}
+    monkeypatch.setattr(probe.targets, "at_speed", {1.0: embeddings})
     assert probe(read_map(root / "dump/supervision")).share([HEARD]) == 1.0
 
 
