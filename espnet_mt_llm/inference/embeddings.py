@@ -92,6 +92,10 @@ def extract(dump_dir: Pathlike, encoder: Extractor, key: str = "", device: str =
             num_jobs: int = 1, speed: float = 1.0) -> dict[str, str]:
     """Compute what no job has computed yet of every ``num_jobs``-th stretch; return where each embedding lies.
 
+    Args:
+        dump_dir, encoder, key, device, speed: see :func:`stretch_embeddings`.
+        job, num_jobs: which of the stretches, counted from 1.
+
     Returns:
         The id of a stretch → ``<archive>:<offset>``, of this job's stretches, in the pool's order.
 

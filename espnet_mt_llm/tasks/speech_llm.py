@@ -244,13 +244,14 @@ def check(args: argparse.Namespace) -> None:
     for name in args.train_parts:
         if name not in PARTS:
             raise UserError(f"train_parts: unknown part '{name}'; {nearest(str(name), PARTS)}")
-    if learns_frames(args) and (args.layout == "none" or {"encoder", "encoder_lora"}.isdisjoint(args.train_parts)):
-        raise UserError("loss: keep is that of the encoder alone; give train_parts encoder or encoder_lora, and a "
-                        "layout")
-    if learns_frames(args) and not (args.encoder_conf or {}).get("checkpoint") and not any(
-            str(given).split(":")[2:3] == ["before"] for given in args.init_param):
-        raise UserError("loss: keep: what the encoder knows is missing; add to init_param "
-                        "<step>/latest.pth:encoder:before")
+    if learns_frames(args):
+        if args.layout == "none" or {"encoder", "encoder_lora"}.isdisjoint(args.train_parts):
+            raise UserError("loss: keep is that of the encoder alone; give train_parts encoder or encoder_lora, and a "
+                            "layout")
+        given = [str(path).split(":")[2:3] for path in args.init_param]
+        if ["before"] not in given and not (args.encoder_conf or {}).get("checkpoint"):
+            raise UserError("loss: keep: what the encoder knows is missing; add to init_param "
+                            "<step>/latest.pth:encoder:before")
     if voice_weight(args) and not args.speaker_encoder:
         raise UserError("voice_weight: speaker_encoder is missing, which says what a voice is")
     if not args.feature_cache:

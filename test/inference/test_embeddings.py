@@ -19,6 +19,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import read_audio, write_audio
 from espnet_mt_llm.encoders.campplus import CAMPPlus
 from espnet_mt_llm.inference.embeddings import encoder_key, extract, speaker_vector, stretch_embeddings
+from espnet_mt_llm.train.preprocess import change_speed
 
 SIZES = {"num_mels": 16, "embedding_size": 8, "head_channels": 4, "init_channels": 8, "growth_rate": 4, "bn_size": 2,
          "num_layers": [1, 1, 1]}
@@ -59,6 +60,9 @@ def test_embeddings_are_those_of_the_stretches_and_computed_once(pool, encoder):
             samples = torch.from_numpy(read_audio(pool / f"r{k // 2}{k % 2}.wav")[0])
             wanted = encoder(samples[None], torch.tensor([len(samples)]))[0]
             np.testing.assert_allclose(found[name], wanted, atol=1e-4)
+            faster = torch.from_numpy(change_speed(samples.numpy(), 1.1))
+            wanted = encoder(faster[None], torch.tensor([len(faster)]))[0]
+            np.testing.assert_allclose(stretch_embeddings(pool, encoder, speed=1.1)[name], wanted, atol=1e-4)
     encoder.clips = 0
     again = stretch_embeddings(pool, encoder)
     assert encoder.clips == 0
