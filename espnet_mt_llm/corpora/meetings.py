@@ -17,7 +17,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequenc
 from espnet_mt_llm.common import Pathlike, UserError, at, progress
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.audio import check_channel, info
-from espnet_mt_llm.datadir.kaldi import OVERSHOOT, DataDir, Utterance, make_utt_id
+from espnet_mt_llm.datadir.kaldi import OVERSHOOT, DataDir, Utterance, make_utt_ids
 from espnet_mt_llm.datadir.maps import key_of
 from espnet_mt_llm.datadir.textgrid import Tier, read_tiers
 from espnet_mt_llm.text.normalise import normalise, normalise_all
@@ -378,10 +378,9 @@ def _add(data: DataDir, sessions: Sequence[tuple[Session, float]]) -> None:
         if session.id in data.wav:
             raise UserError(f"{session.audio}: the recording '{session.id}' is there twice, as {data.wav[session.id]}, "
                             "too; keep one of the two")
-        rec = repeat(session.id)
         spk, start, end, words = zip(*map(_SPOKEN, session.segments))
-        utts = list(map(make_utt_id, spk, rec, start, end))
-        utterances += map(Utterance._make, zip(utts, rec, spk, start, end, words))
+        utts = make_utt_ids(spk, session.id, start, end)
+        utterances += map(Utterance._make, zip(utts, repeat(session.id), spk, start, end, words))
         ids.update(utts)
         if len(ids) < len(utterances):
             twice = Counter(u.utt for u in utterances).most_common(1)[0][0]

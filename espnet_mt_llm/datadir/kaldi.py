@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Callable, Container, Iterable, Iterator, Mapping, NamedTuple, Optional
+from typing import Callable, Container, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open
 from espnet_mt_llm.datadir.maps import (
@@ -30,6 +30,9 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
 
 # Annotators overshoot the end of a recording by so many seconds; more means another recording's transcript.
 OVERSHOOT = 0.1
+
+# Faster than an f-string of the same.
+_UTT_ID = "%s%07d-%07d"
 
 _STANDARD = ("wav.scp", "segments", "utt2spk", "spk2utt", "text", "reco2dur")
 
@@ -55,8 +58,14 @@ def make_utt_id(spk: str, rec: str, start: float, end: float) -> str:
     Raises:
         UserError: a speaker or recording id with other characters than letters, digits and ``_.-``.
     """
-    # Faster than an f-string of the same.
-    return "%s%07d-%07d" % (_prefix(spk, rec), round(start * 100), round(end * 100))
+    return _UTT_ID % (_prefix(spk, rec), round(start * 100), round(end * 100))
+
+
+def make_utt_ids(spks: Sequence[str], rec: str, starts: Iterable[float], ends: Iterable[float]) -> list[str]:
+    """Return what :func:`make_utt_id` makes of each utterance of a recording."""
+    prefixes = {spk: _prefix(spk, rec) for spk in set(spks)}
+    return [_UTT_ID % (prefixes[spk], round(start * 100), round(end * 100))
+            for spk, start, end in zip(spks, starts, ends)]
 
 
 @functools.lru_cache(maxsize=1024)

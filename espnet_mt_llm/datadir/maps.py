@@ -55,12 +55,29 @@ def read_text(path: Pathlike) -> str:
     Raises:
         UserError: no such file, or bytes that are not UTF-8 (with the line).
     """
+    return decode_utf8(path, read_bytes(path))
+
+
+def read_bytes(path: Pathlike) -> bytes:
+    """Read a file.
+
+    Raises:
+        UserError: no such file, or a directory.
+    """
     try:
-        raw = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise at(path, None, "no such file") from None
     except IsADirectoryError:
         raise at(path, None, "is a directory, a file is expected") from None
+
+
+def decode_utf8(path: Pathlike, raw: bytes) -> str:
+    """Decode what :func:`read_bytes` returned.
+
+    Raises:
+        UserError: bytes that are not UTF-8, with the line.
+    """
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as e:

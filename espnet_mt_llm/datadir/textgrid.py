@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterable, Mapping, Optional, Sequence
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open
-from espnet_mt_llm.datadir.maps import read_text
+from espnet_mt_llm.datadir.maps import decode_utf8, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ _LONG_HEAD = re.compile(r'\s*File type = "ooTextFile"\s+Object class = "TextGrid
 _LONG_TIER = re.compile(
     r'class = "IntervalTier"\s+name = "([^"]*)"\s+xmin = \S+\s+xmax = \S+\s+intervals: size = (\d+)\s'
 )
-_LONG_INTERVAL = re.compile(r'xmin = (\S+)\s+xmax = (\S+)\s+text = "([^"]*(?:""[^"]*)*)"')
+# A text with a quote inside is left to Praat's own rule.
+_LONG_INTERVAL = re.compile(r'xmin = (\S+)\s+xmax = (\S+)\s+text = "([^"]*)"(?!")')
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,16 @@ def _long_tiers(text: str) -> Optional[list[Tier]]:
         found = _LONG_INTERVAL.findall(body)
         if len(found) != int(size):
             return None
+        # In columns: a few calls for all intervals, not for each.
+        begins, stops, texts = zip(*found) if found else ((), (), ())
         try:
-            spans = [(float(start), float(end), words) for start, end, words in found]
+            starts, ends = list(map(float, begins)), list(map(float, stops))
         except ValueError:
             return None
         # One that is not finite makes the sum so.
-        if not math.isfinite(sum([start + end for start, end, _ in spans])):
+        if not math.isfinite(sum(starts) + sum(ends)):
             return None
-        if '""' in body:
-            spans = [(start, end, words.replace('""', '"')) for start, end, words in spans]
-        tiers.append(Tier(name, False, spans))
+        tiers.append(Tier(name, False, list(zip(starts, ends, texts))))
     return tiers
 
 
@@ -203,17 +204,13 @@ def _quoted(text: str) -> str:
 
 
 def _decoded(path: Pathlike) -> str:
-    try:
-        with open(path, "rb") as f:
-            begin = f.read(12)
-    except FileNotFoundError:
-        raise at(path, None, "no such file") from None
-    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    raw = read_bytes(path)
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
-            return Path(path).read_text(encoding="utf-16")
+            return raw.decode("utf-16")
         except UnicodeDecodeError as e:
             raise at(path, None, f"begins as UTF-16 and cannot be decoded ({e.reason})", "copy it again") from None
-    return read_text(path).removeprefix("\ufeff")
+    return decode_utf8(path, raw).removeprefix("\ufeff")
 
 
 def _unquoted(token: str) -> str:

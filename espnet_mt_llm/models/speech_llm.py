@@ -21,8 +21,9 @@ from espnet_mt_llm.nets.masks import length_mask
 from espnet_mt_llm.nets.projectors import Projector
 from espnet_mt_llm.nets.registration import RegistrationProjector
 from espnet_mt_llm.nets.runs import run_index
+from espnet_mt_llm.nets.serialized_ctc import serialized_ctc_loss
 from espnet_mt_llm.nets.speaker_loss import (
-    MODES, PAD, SPEAKER, BalancedLoss, balanced_loss, labels_alone, token_cross_entropy,
+    MODES, PAD, SPEAKER, TEXT, BalancedLoss, balanced_loss, labels_alone, token_cross_entropy,
 )
 from espnet_mt_llm.nets.speaker_stream import SpeakerStream
 from espnet_mt_llm.nets.voice_loss import VoiceLoss
@@ -66,12 +67,16 @@ class SpeechLLM(MultiTalkerModel):
             language model reads; with ``loss: keep`` those of the first of the encoder's chosen layers.
         answer_voice: the same from hidden states of the language model; None without it.
         before: the encoder as it was, frozen, for ``loss: keep``.
+        ctc: from frames of the encoder's last layer to the tokens of the language model and, the first one, the blank;
+            for ``ctc_weight``, None without it.
         chunk_sizes: seconds of the chunks whose embeddings stand side by side.
         raw_chunks: their statistics instead of embeddings.
         loss: ``ce``, ``asr_spk`` or ``balanced``, see :func:`~espnet_mt_llm.nets.speaker_loss.balanced_loss`; or
             ``keep``, with which the encoder alone learns voices, and does not forget what it knows: the mean squared
             distance of its last layer from that of ``before`` (as Li and Hoiem, Learning without forgetting, 2016, of
             outputs).
+        ctc_weight: of the words, by CTC (:func:`~espnet_mt_llm.nets.serialized_ctc.serialized_ctc_loss`), which is
+            added to ``keep``: what the encoder knows it may know better.
         threshold: of the mask of ``balanced``: ``adaptive``, infinite, or 0.
         floor: of the adaptive threshold, in nats.
         voice_weight: of the losses of ``voice`` and ``answer_voice``, which are added.
@@ -84,7 +89,8 @@ class SpeechLLM(MultiTalkerModel):
                  speaker_stream: Optional[SpeakerStream] = None, speaker_adapter: Optional[Projector] = None,
                  registration: Optional[RegistrationProjector] = None, voice: Optional[VoiceLoss] = None,
                  answer_voice: Optional[VoiceLoss] = None, before: Optional[SpeechEncoder] = None,
-                 chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1), raw_chunks: bool = False, loss: str = "ce",
+                 ctc: Optional[torch.nn.Linear] = None, chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1),
+                 raw_chunks: bool = False, loss: str = "ce", ctc_weight: float = 0.0,
                  threshold: Union[str, float] = "adaptive", floor: float = 2.0, voice_weight: float = 0.0,
                  voice_layer: Optional[int] = None, voice_scale: Optional[float] = None) -> None:
         super().__init__()
@@ -105,9 +111,9 @@ class SpeechLLM(MultiTalkerModel):
         self.llm, self.encoder, self.adapter, self.layout = llm, encoder, adapter, layout
         self.speaker_encoder, self.speaker_stream = speaker_encoder, speaker_stream
         self.speaker_adapter, self.registration = speaker_adapter, registration
-        self.voice, self.answer_voice, self.before = voice, answer_voice, before
+        self.voice, self.answer_voice, self.before, self.ctc = voice, answer_voice, before, ctc
         self.chunk_sizes, self.raw_chunks = tuple(chunk_sizes), raw_chunks
-        self.loss, self.threshold, self.floor = loss, threshold, floor
+        self.loss, self.ctc_weight, self.threshold, self.floor = loss, ctc_weight, threshold, floor
         self.voice_weight, self.voice_layer, self.voice_scale = voice_weight, voice_layer, voice_scale
         self._unchanged: dict[str, Unchanged] = {}
 
@@ -294,16 +300,18 @@ class SpeechLLM(MultiTalkerModel):
             result = balanced_loss(each, types, weights, self.loss, self.threshold, self.floor,
                                    None if overlapped is None else overlapped.bool())
             stats, loss = self._statistics(result, logits, target, types), result.loss
-        away = {}
+        added = {}
+        if self.ctc is not None and self.loss == KEEP:
+            added["loss_ctc"] = self.ctc_weight, self._read(heard, target, types)
         if self.voice is not None and talking is not None:
-            away["loss_voice"] = self.voice(frames, voices, talking, self.voice_scale)
+            added["loss_voice"] = self.voice_weight, self.voice(frames, voices, talking, self.voice_scale)
         if self.answer_voice is not None and saying is not None and self.loss != KEEP:
             if labels_alone(self.loss, self.threshold):
                 # Labels alone are learnt: elsewhere nothing may tell whether a turn goes on.
                 saying = saying.masked_fill(types != SPEAKER, 0)
-            away["loss_answer_voice"] = self.answer_voice(middle, voices, saying, self.voice_scale)
-        for name, value in away.items():
-            loss = loss + self.voice_weight * value
+            added["loss_answer_voice"] = self.voice_weight, self.answer_voice(middle, voices, saying, self.voice_scale)
+        for name, (weight, value) in added.items():
+            loss = loss + weight * value
             stats |= {"loss": loss.detach(), name: value.detach()}
         return force_gatherable((loss, stats, each.new_tensor(float(len(target)))), each.device)
 
@@ -314,6 +322,17 @@ class SpeechLLM(MultiTalkerModel):
         away = heard.semantic[..., -self.encoder.output_size:].float() - layers[-1].float()
         outside = ~length_mask(heard.lengths, away.size(1)).unsqueeze(-1)
         return away.square().masked_fill(outside, 0.0).sum((1, 2)) / (heard.lengths * away.size(2))
+
+    def _read(self, heard: Heard, target: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        """Return the loss of CTC of the words of ``target``, a mean over its clips of that of a token."""
+        words = types == TEXT
+        # Words first, in their order; 0 is the blank.
+        order = (~words).long().argsort(dim=1, stable=True)
+        last = heard.semantic[..., -self.encoder.output_size:]
+        with torch.autocast(last.device.type, enabled=False):
+            log_probs = self.ctc(last.float()).log_softmax(-1).unsqueeze(1)
+        return serialized_ctc_loss(log_probs, heard.lengths, (target + 1).gather(1, order).unsqueeze(1),
+                                   words.sum(1, keepdim=True))[0].mean()
 
     def predict(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor,
                 target_lengths: torch.Tensor, audio: Optional[tuple[torch.Tensor, torch.Tensor]] = None,

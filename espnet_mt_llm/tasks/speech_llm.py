@@ -13,8 +13,8 @@ step of their trainings: ``train_parts`` says which parts a step trains. The pub
 =========  ==================================================  ====================================
 
 Small models have steps of their own before these: text alone, whom a voice belongs to (``layout: none`` and
-``voice_weight``, see ``nets/voice_loss.py``), and an encoder that learns voices by itself and keeps its words
-(``loss: keep``, with ``init_param: [<file>.pth:encoder:before]`` for what it knows).
+``voice_weight``, see ``nets/voice_loss.py``), and an encoder that learns voices and words by itself (``loss: keep``,
+``voice_weight`` and ``ctc_weight``, with ``init_param: [<file>.pth:encoder:before]`` for what it has to keep).
 
 A step begins from the one before by ``init_param: [<step>/<file>.pth]``. What a checkpoint holds, and why it is small,
 says ``models/published.py``.
@@ -85,7 +85,7 @@ class SpeechLLMTask(MultiTalkerTask):
             ("speaker_stream", "its convolution: output_size"), ("speaker_adapter", "its adapter: hidden"),
             ("layout", "the layout: chunk, speaker_ratio, anchors"),
             ("llm", "the language model: checkpoint or config, lora, dtype, gradient_checkpointing, attention"),
-            ("model", "the loss: loss, threshold, floor, voice_weight, voice_layer, voice_scale"),
+            ("model", "the loss: loss, ctc_weight, threshold, floor, voice_weight, voice_layer, voice_scale"),
         ):
             group.add_argument(f"--{name}_conf" if name != "encoder_lora" else "--encoder_lora",
                                action=NestedDictAction, default={}, help=f"arguments of {what}")
@@ -248,10 +248,14 @@ def check(args: argparse.Namespace) -> None:
         if args.layout == "none" or {"encoder", "encoder_lora"}.isdisjoint(args.train_parts):
             raise UserError("loss: keep is that of the encoder alone; give train_parts encoder or encoder_lora, and a "
                             "layout")
+        if not (voice_weight(args) or weight_of(args, "ctc_weight")):
+            raise UserError("loss: keep alone teaches the encoder nothing; give model_conf voice_weight or ctc_weight")
         given = [str(path).split(":")[2:3] for path in args.init_param]
         if ["before"] not in given and not (args.encoder_conf or {}).get("checkpoint"):
             raise UserError("loss: keep: what the encoder knows is missing; add to init_param "
                             "<step>/latest.pth:encoder:before")
+    elif weight_of(args, "ctc_weight"):
+        raise UserError("ctc_weight is of the encoder that learns by itself; give loss: keep, or take it out")
     if voice_weight(args) and not args.speaker_encoder:
         raise UserError("voice_weight: speaker_encoder is missing, which says what a voice is")
     if not args.feature_cache:
@@ -264,12 +268,21 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"feature_cache keeps what frozen encoders give of clips; it excludes {what}")
 
 
+def weight_of(args: argparse.Namespace, name: str) -> float:
+    """Return the weight of a loss that is added: ``voice_weight`` or ``ctc_weight``.
+
+    Raises:
+        UserError: it is no number from 0 on.
+    """
+    weight = (args.model_conf or {}).get(name, 0.0)
+    if not is_number(weight) or not 0 <= weight < math.inf:
+        raise UserError(f"model_conf: {name}: {weight!r}; a number from 0 on is expected")
+    return float(weight)
+
+
 def voice_weight(args: argparse.Namespace) -> float:
     """Return the weight of the loss of voices."""
-    weight = (args.model_conf or {}).get("voice_weight", 0.0)
-    if not is_number(weight) or not 0 <= weight < math.inf:
-        raise UserError(f"model_conf: voice_weight: {weight!r}; a number from 0 on is expected")
-    return float(weight)
+    return weight_of(args, "voice_weight")
 
 
 def learns_frames(args: argparse.Namespace) -> bool:
@@ -312,6 +325,8 @@ def build_hearing(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) 
     if learns_frames(args):
         parts["before"] = build(speech_encoder(args.encoder), conf, "encoder_conf", rate=args.rate)
         parts["before"].freeze([parts["before"]])
+        if weight_of(args, "ctc_weight"):
+            parts["ctc"] = torch.nn.Linear(encoder.output_size, len(tokenizer) + 1)
     if not layout.uses_speaker and args.registration == "none" and not voice_weight(args):
         return parts
     if args.speaker_encoder is None:
@@ -391,7 +406,7 @@ def trainable(model: SpeechLLM) -> dict[str, list[torch.nn.Parameter]]:
     """Return the weights of each part of :data:`PARTS`, none for one that is not there.
 
     The rows of new tokens belong to the adapters of the language model and to itself; the layout to the adapter, and
-    what reads voices to the part whose frames it reads.
+    what reads voices or words to the part whose frames it reads.
     """
     found: dict[str, list[torch.nn.Parameter]] = {name: [] for name in PARTS}
     for name, modules in (("adapter", (model.adapter, model.layout, model.answer_voice)),
@@ -399,7 +414,7 @@ def trainable(model: SpeechLLM) -> dict[str, list[torch.nn.Parameter]]:
         found[name] = [p for module in modules if module is not None for p in module.parameters()]
     # Its frames are the encoder's own where it learns alone.
     for name in ("encoder", "encoder_lora") if model.loss == KEEP else ("adapter",):
-        found[name] += [] if model.voice is None else list(model.voice.parameters())
+        found[name] += [p for head in (model.voice, model.ctc) if head is not None for p in head.parameters()]
     for name in ("llm", "encoder", "speaker_encoder"):
         part = getattr(model, name)
         if part is None:

@@ -27,9 +27,21 @@ def _none(text: str) -> str:
     return " ".join(text.split())
 
 
+class _Spoken(Dict[int, int]):
+    """What ``str.translate`` makes of each character; looked up in Unicode once, since texts have few kinds."""
+
+    def __missing__(self, code: int) -> int:
+        spoken = chr(code) == "'" or unicodedata.category(chr(code))[0] in "LMN"
+        self[code] = code if spoken else ord(" ")
+        return self[code]
+
+
+_SPOKEN = _Spoken()
+
+
 def _without_punctuation(text: str) -> str:
     """Turn every character that is no letter, mark, digit or apostrophe into a space."""
-    return "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text)
+    return text.translate(_SPOKEN)
 
 
 def _fold(text: str) -> str:
@@ -121,7 +133,8 @@ def normalise_all(texts: Sequence[str], profile: str) -> List[str]:
     one = _PROFILES[check_profile(profile)]
     if one is _zh_char:
         # Marks are taken out of all texts at once. A text of several lines would be told by their number.
-        bare = _without_marks("\n".join(texts)).split("\n")
+        together = _without_marks("\n".join(texts))
+        bare = together.split("\n")
         if len(bare) == len(texts):
             return [b if _HAN_ALONE.fullmatch(b) else _zh_char(text) for b, text in zip(bare, texts)]
     return [one(text) for text in texts]

@@ -4,6 +4,7 @@ from typing import Any, Optional
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.encoders.interface import SpeakerEncoder, SpeechEncoder
@@ -219,6 +220,29 @@ def test_the_encoder_learns_voices_and_keeps_its_last_layer_and_the_language_mod
     batch["speech"][1, 5] = float("nan")
     torch.testing.assert_close(model(**{name: batch[name] for name in batch if name not in ("voices", "talking")})[0]
                                .squeeze(), torch.cat([kept[0], kept[2]]).mean())
+
+
+def test_the_encoder_learns_words_by_ctc_of_its_last_layer() -> None:
+    torch.manual_seed(1)
+    before, ctc = Frames().requires_grad_(False), torch.nn.Linear(8, 21)
+    model = model_of("semantic", before=before, ctc=ctc, loss="keep", ctc_weight=2.0)
+    batch = batch_of()
+    # A clip with speakers between its words, one with more words than frames, one without words.
+    size = batch["target"].size(1)
+    batch["types"][0] = torch.tensor([2, *[0] * (size - 2), 3])
+    batch["types"][1], batch["types"][2] = 0, 2
+    batch["target_lengths"][:] = size
+    loss, stats, _ = model(**batch)
+    layers, lengths = model.encoder(batch["speech"], batch["speech_lengths"])
+    losses = []
+    for row, frames in enumerate(lengths.tolist()):
+        words = batch["target"][row][batch["types"][row] == 0] + 1
+        log_probs = ctc(layers[-1, row, :frames]).log_softmax(-1)
+        each = F.ctc_loss(log_probs, words, torch.tensor(frames), torch.tensor(len(words)), reduction="sum")
+        losses.append(each / max(1, len(words)) if each.isfinite() else torch.tensor(0.0))
+    torch.testing.assert_close(stats["loss_ctc"].squeeze(), torch.stack(losses).mean().detach())
+    torch.testing.assert_close(loss.squeeze(), stats["loss_keep"].squeeze() + 2 * torch.stack(losses).mean())
+    assert losses[0] > 0 and losses[2] > 0  # the blanks of a clip without words
 
 
 @pytest.mark.parametrize("layout, loss", [("semantic", {}), ("interleave", {}),

@@ -244,16 +244,16 @@ def test_voices_first_then_voices_in_the_audio(root: Path, work: Path) -> None:
         assert not torch.equal(state(out)["answer_voice.weight"], state(first)["answer_voice.weight"])
 
 
-def test_the_encoder_learns_voices_by_itself_and_keeps_what_it_knows(root: Path, work: Path) -> None:
+def test_the_encoder_learns_voices_and_words_by_itself_and_keeps_what_it_knows(root: Path, work: Path) -> None:
     """At several speeds, with the voices of those speeds; the next step goes on from it."""
     clips = work / "dump"
     shutil.copytree(root / "dump", clips, ignore=shutil.ignore_patterns("enroll"))
     words = train(work, clips, "01", train_parts=["adapter", "llm"])
-    keep = {"loss": "keep", "voice_weight": 2.0}
+    keep = {"loss": "keep", "voice_weight": 2.0, "ctc_weight": 1.0}
     init = ["01/latest.pth", "01/latest.pth:encoder:before"]
     first = train(work, clips, "02", train_parts=["encoder"], model_conf=keep, speed_factors=[0.9, 1.0],
                   init_param=init)
-    assert set(history(first)[0]["valid"]) == {"loss", "loss_keep", "loss_voice"}
+    assert set(history(first)[0]["valid"]) == {"loss", "loss_keep", "loss_voice", "loss_ctc"}
     assert len(list((clips / "enroll").glob("*-0.9"))) == 1
     old, new = state(words), state(first)
     for name, value in old.items():
@@ -389,7 +389,12 @@ def test_options_of_the_command_win_over_debug(root: Path, work: Path) -> None:
     ({"feature_cache": True, "speed_factors": [0.9]}, "feature_cache .* excludes speed_factors"),
     ({"model_conf": {"loss": "keep"}}, "loss: keep is that of the encoder alone; give train_parts encoder or"),
     ({"model_conf": {"loss": "keep"}, "layout": "none", "train_parts": ["encoder"]}, "loss: keep .* and a layout"),
-    ({"model_conf": {"loss": "keep"}, "train_parts": ["encoder"]}, "loss: keep: .* init_param .*:encoder:before"),
+    ({"model_conf": {"loss": "keep", "ctc_weight": 1.0}, "train_parts": ["encoder"]},
+     "loss: keep: .* init_param .*:encoder:before"),
+    ({"model_conf": {"loss": "keep"}, "train_parts": ["encoder"]},
+     "loss: keep alone teaches the encoder nothing; give model_conf voice_weight or ctc_weight"),
+    ({"model_conf": {"ctc_weight": 1.0}}, "ctc_weight is of the encoder that learns by itself; give loss: keep"),
+    ({"model_conf": {"loss": "keep", "ctc_weight": "much"}, "train_parts": ["encoder"]}, "ctc_weight: 'much'; a number from 0 on"),
     ({"model_conf": {"voice_weight": 1}, "speaker_encoder": None}, "voice_weight: speaker_encoder is missing"),
     ({"model_conf": {"voice_weight": 1, "voice_layer": 9}}, "voice_layer: 9 of 2 layers, with voice_weight"),
     ({"model_conf": {"voice_layer": 1}}, "expected 1 to 2, and a weight above 0"),
