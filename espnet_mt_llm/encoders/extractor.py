@@ -12,11 +12,13 @@ from espnet_mt_llm.common import UserError, at, from_mapping, load_yaml
 from espnet_mt_llm.encoders.checkpoint import read_state
 from espnet_mt_llm.encoders.interface import SpeakerEncoder
 from espnet_mt_llm.nets.chunk_pooling import chunk_statistics, clip_statistics, over_frames
-from espnet_mt_llm.nets.fbank import KaldiFbank
+from espnet_mt_llm.nets.fbank import KaldiFbank, subtract_mean
 from espnet_mt_llm.nets.masks import length_mask
 
 # The rate of the released extractors.
 RATE = 16000
+# Seconds between the features.
+FEATURE_SHIFT = 0.01
 # What a training of this toolkit leaves. Not the best by the error rate: on few voices that is 0 long before the end.
 TRAINED = "latest.pth"
 
@@ -44,7 +46,7 @@ class Extractor(SpeakerEncoder):
         sizes_class: dataclass of its sizes.
         rate: sampling rate in Hz.
         eps: added to the variance over a clip.
-        stats_size: size of the pooled statistics.
+        stats_size: size of the pooled statistics, twice that of the frames.
     """
 
     name: str
@@ -110,6 +112,11 @@ class Extractor(SpeakerEncoder):
                          "give the sizes that it was trained with; " + self.wanted())
         self.load_state_dict(given, strict=False)
 
+    @property
+    def frame_size(self) -> int:  # type: ignore[override]
+        """See :class:`SpeakerEncoder`: the statistics are two numbers of each."""
+        return self.stats_size // 2
+
     def saved_conf(self, conf: Mapping[str, Any]) -> dict[str, Any]:
         """See :meth:`SpeakerEncoder.saved_conf`: the sizes stand for the checkpoint."""
         sizes = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.sizes).items()}
@@ -127,12 +134,12 @@ class Extractor(SpeakerEncoder):
     def _dense(self, statistics: torch.Tensor) -> torch.Tensor:
         """Return embeddings ``(M, E)`` of statistics ``(M, 2 D)``."""
 
-    def frames(self, speech: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return frames before pooling ``(B, T', D)`` and their lengths ``(B,)``, from samples ``(B, N)``."""
+    def frames(self, speech: torch.Tensor, lengths: torch.Tensor, mean_window: Optional[float] = None
+               ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :meth:`SpeakerEncoder.frames`."""
         features, lengths = self.fbank(speech, lengths, scale=1.0)
-        inside = length_mask(lengths, features.size(1))[..., None]
-        mean = features.sum(1, keepdim=True) / lengths[:, None, None]
-        return self._network((features - mean) * inside, lengths)
+        window = None if mean_window is None else 2 * round(mean_window / FEATURE_SHIFT / 2) + 1
+        return self._network(subtract_mean(features, lengths, window), lengths)
 
     def forward(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """See :meth:`SpeakerEncoder.forward`."""
@@ -140,9 +147,9 @@ class Extractor(SpeakerEncoder):
         return self._dense(clip_statistics(frames, lengths, self.eps))
 
     def chunks(self, speech: torch.Tensor, lengths: torch.Tensor, sizes: Sequence[float] = (0.4, 0.2, 0.1),
-               raw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+               raw: bool = False, mean_window: Optional[float] = None) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`SpeakerEncoder.chunks`; a size is a whole number of frames, at least one."""
-        frames, lengths = self.frames(speech, lengths)
+        frames, lengths = self.frames(speech, lengths, mean_window)
         time, found = frames.size(1), []
         for seconds in sizes:
             size = self.chunk_frames(seconds)

@@ -95,9 +95,11 @@ class SpeakerEncoder(Encoder):
     Attributes:
         embedding_size: E.
         frame_shift: seconds between frames before pooling.
+        frame_size: D of these.
     """
 
     embedding_size: int
+    frame_size: int
     frame_shift: float
 
     @abstractmethod
@@ -105,8 +107,19 @@ class SpeakerEncoder(Encoder):
         """Return embeddings ``(B, E)`` of clips, from samples ``(B, N)`` and ``lengths`` ``(B,)``."""
 
     @abstractmethod
+    def frames(self, speech: torch.Tensor, lengths: torch.Tensor, mean_window: Optional[float] = None
+               ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return frames before pooling ``(B, T', D)`` and their lengths ``(B,)``, from samples ``(B, N)``.
+
+        Args:
+            speech, lengths: see :meth:`forward`.
+            mean_window: seconds around each frame over which the mean of the features is taken; None for the clip, as
+                where one speaker talks. In a conversation the mean of the clip is nobody's.
+        """
+
+    @abstractmethod
     def chunks(self, speech: torch.Tensor, lengths: torch.Tensor, sizes: Sequence[float] = (0.4, 0.2, 0.1),
-               raw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+               raw: bool = False, mean_window: Optional[float] = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return embeddings of the chunks that each frame lies in, ``(B, T', E * len(sizes))``, and lengths ``(B,)``.
 
         Args:
@@ -115,6 +128,7 @@ class SpeakerEncoder(Encoder):
             sizes: lengths of chunks in seconds; their embeddings stand side by side in a frame. A last chunk that is
                 shorter is filled up with frames of the last full one.
             raw: means and standard deviations themselves instead of embeddings; the size is that of both.
+            mean_window: see :meth:`frames`.
         """
 
 

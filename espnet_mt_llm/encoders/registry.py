@@ -6,7 +6,7 @@ from espnet_mt_llm.common import UserError, nearest
 from espnet_mt_llm.encoders.interface import SpeakerEncoder, SpeechEncoder
 
 SPEECH_CLASSES = {"e_branchformer": "EBranchformer", "owsm": "Owsm", "sensevoice": "SenseVoice", "whisper": "Whisper",
-                  "wavlm": "WavLM"}
+                  "wavlm": "WavLM", "speaker_aware": "SpeakerAware"}
 SPEAKER_CLASSES = {"campplus": "CAMPPlus", "eres2netv2": "ERes2NetV2"}
 SPEECH = tuple(SPEECH_CLASSES)
 SPEAKER = tuple(SPEAKER_CLASSES)

@@ -39,7 +39,7 @@ def step_flops(model: SpeechLLM, seconds: float, rate: int, positions: int, targ
             learnt = learns(model.encoder)
             frames = math.ceil(seconds / model.encoder.frame_shift)
             found["encoder"] = _encoder(model.encoder, seconds, rate)
-            size = model.encoder.output_size * len(model.encoder.layers)
+            size = model.encoder.output_size * model.encoder.num_layers
             found["adapter"] = _projector(model.adapter, frames, size, learnt)
             learnt |= learns(model.adapter)
         if model.uses_speaker:

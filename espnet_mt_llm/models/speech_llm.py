@@ -66,11 +66,13 @@ class SpeechLLM(MultiTalkerModel):
         voice: from frames to the voice of who talks, for the loss of voices; None without it. Frames are what the
             language model reads; with ``loss: keep`` those of the first of the encoder's chosen layers.
         answer_voice: the same from hidden states of the language model; None without it.
-        before: the encoder as it was, frozen, for ``loss: keep``.
+        before: the encoder as it was, frozen, for ``loss: keep``; None where what is in its last layer is frozen.
         ctc: from frames of the encoder's last layer to the tokens of the language model and, the first one, the blank;
             for ``ctc_weight``, None without it.
         chunk_sizes: seconds of the chunks whose embeddings stand side by side.
         raw_chunks: their statistics instead of embeddings.
+        mean_window: seconds around each frame over which the mean of the extractor's features is taken for them; None
+            for the clip.
         loss: ``ce``, ``asr_spk`` or ``balanced``, see :func:`~espnet_mt_llm.nets.speaker_loss.balanced_loss`; or
             ``keep``, with which the encoder alone learns voices, and does not forget what it knows: the mean squared
             distance of its last layer from that of ``before`` (as Li and Hoiem, Learning without forgetting, 2016, of
@@ -90,7 +92,7 @@ class SpeechLLM(MultiTalkerModel):
                  registration: Optional[RegistrationProjector] = None, voice: Optional[VoiceLoss] = None,
                  answer_voice: Optional[VoiceLoss] = None, before: Optional[SpeechEncoder] = None,
                  ctc: Optional[torch.nn.Linear] = None, chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1),
-                 raw_chunks: bool = False, loss: str = "ce", ctc_weight: float = 0.0,
+                 raw_chunks: bool = False, mean_window: Optional[float] = None, loss: str = "ce", ctc_weight: float = 0.0,
                  threshold: Union[str, float] = "adaptive", floor: float = 2.0, voice_weight: float = 0.0,
                  voice_layer: Optional[int] = None, voice_scale: Optional[float] = None) -> None:
         super().__init__()
@@ -112,7 +114,7 @@ class SpeechLLM(MultiTalkerModel):
         self.speaker_encoder, self.speaker_stream = speaker_encoder, speaker_stream
         self.speaker_adapter, self.registration = speaker_adapter, registration
         self.voice, self.answer_voice, self.before, self.ctc = voice, answer_voice, before, ctc
-        self.chunk_sizes, self.raw_chunks = tuple(chunk_sizes), raw_chunks
+        self.chunk_sizes, self.raw_chunks, self.mean_window = tuple(chunk_sizes), raw_chunks, mean_window
         self.loss, self.ctc_weight, self.threshold, self.floor = loss, ctc_weight, threshold, floor
         self.voice_weight, self.voice_layer, self.voice_scale = voice_weight, voice_layer, voice_scale
         self._unchanged: dict[str, Unchanged] = {}
@@ -155,7 +157,7 @@ class SpeechLLM(MultiTalkerModel):
             return Heard(semantic, frames)
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns(self.speaker_encoder)):
             return Heard(semantic, frames, *self.speaker_encoder.chunks(speech, lengths, self.chunk_sizes,
-                                                                        self.raw_chunks))
+                                                                        self.raw_chunks, self.mean_window))
 
     def positions(self, heard: Heard) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what stands for the audio, ``(B, A, H)``, and how much of it each clip has, ``(B,)``."""
@@ -317,6 +319,9 @@ class SpeechLLM(MultiTalkerModel):
 
     def _forgotten(self, heard: Heard, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return the mean squared distance ``(B,)`` of the frames of the encoder's last chosen layer from before."""
+        if self.before is None:
+            # Not a number where the frames are none, so that such a clip is left out.
+            return (heard.semantic.float() * 0).sum((1, 2))
         with torch.no_grad():
             layers, _ = self.before(speech, lengths)
         away = heard.semantic[..., -self.encoder.output_size:].float() - layers[-1].float()

@@ -1,6 +1,7 @@
 """Kaldi's log filter-bank features of a batch, on any device."""
 
 import math
+from typing import Optional
 
 import torch
 from torch.nn import functional as F
@@ -64,3 +65,25 @@ class KaldiFbank(torch.nn.Module):
             power = torch.view_as_real(torch.fft.rfft(frames, n=self.fft_size)).square().sum(-1)
             features = (power @ self.mel).clamp(min=torch.finfo(torch.float32).eps).log()
             return features * length_mask(frame_lengths, features.size(1))[..., None], frame_lengths
+
+
+def subtract_mean(features: torch.Tensor, lengths: torch.Tensor, window: Optional[int] = None) -> torch.Tensor:
+    """Return ``features`` ``(B, T, F)`` without their mean over the clip, 0 behind its end.
+
+    Args:
+        lengths: ``(B,)``, 1 to T.
+        window: so many frames around each, those that there are, instead of the clip; odd.
+    """
+    time = features.size(1)
+    inside = length_mask(lengths, time)[..., None].to(features.dtype)
+    features = features * inside
+    if window is None:
+        return (features - features.sum(1, keepdim=True) / lengths[:, None, None]) * inside
+    # In double precision: a sum over a long clip is large, and what differs between two places is small.
+    sums = F.pad(features.double().cumsum(1), (0, 0, 1, 0))
+    middle = torch.arange(time, device=features.device)
+    begin = (middle - window // 2).clamp(min=0)
+    end = torch.minimum(middle + window // 2 + 1, lengths[:, None])
+    count = (end - begin).clamp(min=1)[..., None]
+    total = sums.gather(1, end[..., None].expand_as(features)) - sums[:, begin]
+    return (features - (total / count).to(features.dtype)) * inside

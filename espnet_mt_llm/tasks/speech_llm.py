@@ -14,7 +14,8 @@ step of their trainings: ``train_parts`` says which parts a step trains. The pub
 
 Small models have steps of their own before these: text alone, whom a voice belongs to (``layout: none`` and
 ``voice_weight``, see ``nets/voice_loss.py``), and an encoder that learns voices and words by itself (``loss: keep``,
-``voice_weight`` and ``ctc_weight``, with ``init_param: [<file>.pth:encoder:before]`` for what it has to keep).
+``voice_weight`` and ``ctc_weight``, with ``init_param: [<file>.pth:encoder:before]`` for what it has to keep, or with
+``encoder: speaker_aware``, whose frozen speech encoder keeps it by itself).
 
 A step begins from the one before by ``init_param: [<step>/<file>.pth]``. What a checkpoint holds, and why it is small,
 says ``models/published.py``.
@@ -81,7 +82,7 @@ class SpeechLLMTask(MultiTalkerTask):
         for name, what in (
             ("encoder", "the speech encoder; layers: [-1] by default"), ("encoder_lora", "its adapters; empty: none"),
             ("projector", "the adapter of the semantic frames"), ("speaker_encoder", "the speaker encoder"),
-            ("chunk", "the chunks of the speaker stream: sizes (seconds), raw"),
+            ("chunk", "the chunks of the speaker stream: sizes (seconds), raw, mean_window (seconds)"),
             ("speaker_stream", "its convolution: output_size"), ("speaker_adapter", "its adapter: hidden"),
             ("layout", "the layout: chunk, speaker_ratio, anchors"),
             ("llm", "the language model: checkpoint or config, lora, dtype, gradient_checkpointing, attention"),
@@ -251,7 +252,7 @@ def check(args: argparse.Namespace) -> None:
         if not (voice_weight(args) or weight_of(args, "ctc_weight")):
             raise UserError("loss: keep alone teaches the encoder nothing; give model_conf voice_weight or ctc_weight")
         given = [str(path).split(":")[2:3] for path in args.init_param]
-        if ["before"] not in given and not (args.encoder_conf or {}).get("checkpoint"):
+        if ["before"] not in given and not (args.encoder_conf or {}).get("checkpoint") and not keeps_itself(args):
             raise UserError("loss: keep: what the encoder knows is missing; add to init_param "
                             "<step>/latest.pth:encoder:before")
     elif weight_of(args, "ctc_weight"):
@@ -290,6 +291,11 @@ def learns_frames(args: argparse.Namespace) -> bool:
     return (args.model_conf or {}).get("loss") == KEEP
 
 
+def keeps_itself(args: argparse.Namespace) -> bool:
+    """Say whether the last layer of the encoder cannot change: voices are learnt beside a frozen speech encoder."""
+    return args.encoder == "speaker_aware" and (args.encoder_conf or {}).get("freeze_layers") == -1
+
+
 def build_layout(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) -> Layout:
     """Build the layout of ``args`` for the input space of ``size``; anchors are numbers in its tokens."""
     conf = dict(args.layout_conf or {})
@@ -317,14 +323,15 @@ def build_hearing(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) 
         add_lora(encoder, args.encoder_lora, encoder.lora_targets, "encoder_lora")
     if not {"encoder", "encoder_lora"} & set(args.train_parts):
         encoder.freeze([encoder])
-    adapter = build(PROJECTORS[args.projector], args.projector_conf, "projector_conf", len(encoder.layers) *
+    adapter = build(PROJECTORS[args.projector], args.projector_conf, "projector_conf", encoder.num_layers *
                     encoder.output_size, size)
     layout = build_layout(args, size, tokenizer)
     args.frame_shift = encoder.frame_shift * adapter.stride
     parts: dict[str, Any] = {"encoder": encoder, "adapter": adapter, "layout": layout}
     if learns_frames(args):
-        parts["before"] = build(speech_encoder(args.encoder), conf, "encoder_conf", rate=args.rate)
-        parts["before"].freeze([parts["before"]])
+        if not keeps_itself(args):
+            parts["before"] = build(speech_encoder(args.encoder), conf, "encoder_conf", rate=args.rate)
+            parts["before"].freeze([parts["before"]])
         if weight_of(args, "ctc_weight"):
             parts["ctc"] = torch.nn.Linear(encoder.output_size, len(tokenizer) + 1)
     if not layout.uses_speaker and args.registration == "none" and not voice_weight(args):
@@ -367,17 +374,27 @@ def build_speaker_stream(args: argparse.Namespace, speaker: SpeakerEncoder, size
                    width, ratio=args.frame_shift / speaker.frame_shift)
     adapter = build(MLPAdapter, args.speaker_adapter_conf, "speaker_adapter_conf", stream.output_size, size)
     return {"speaker_stream": stream, "speaker_adapter": adapter, "chunk_sizes": chunks.sizes,
-            "raw_chunks": chunks.raw}
+            "raw_chunks": chunks.raw, "mean_window": chunks.mean_window}
 
 
 class Chunks:
-    """The chunks whose embeddings make the speaker stream: ``sizes`` in seconds; ``raw`` for statistics instead."""
+    """The chunks whose embeddings make the speaker stream.
 
-    def __init__(self, sizes: Sequence[float] = (0.4, 0.2, 0.1), raw: bool = False) -> None:
+    Args:
+        sizes: in seconds.
+        raw: their statistics instead of embeddings.
+        mean_window: seconds around each frame over which the mean of the extractor's features is taken; None for the
+            clip.
+    """
+
+    def __init__(self, sizes: Sequence[float] = (0.4, 0.2, 0.1), raw: bool = False,
+                 mean_window: Optional[float] = None) -> None:
         if not isinstance(sizes, (list, tuple)) or not sizes or not all(
                 isinstance(size, (int, float)) and size > 0 for size in sizes):
             raise ValueError(f"sizes: {sizes} is no list of seconds")
-        self.sizes, self.raw = tuple(sizes), bool(raw)
+        if mean_window is not None and not (is_number(mean_window) and mean_window > 0):
+            raise ValueError(f"mean_window: {mean_window!r} are no seconds above 0")
+        self.sizes, self.raw, self.mean_window = tuple(sizes), bool(raw), mean_window
 
 
 def choose_trained(model: SpeechLLM, names: Sequence[str]) -> None:

@@ -85,7 +85,8 @@ def encoders_key(model: SpeechLLM) -> str:
     """Return a name for the frames of a model's encoders: a digest of their weights and of what is taken of them."""
     parts = {"encoder": model.encoder, **({"speaker_encoder": model.speaker_encoder} if model.uses_speaker else {})}
     taken = {"layers": list(model.encoder.layers), "chunks": model.uses_speaker and list(model.chunk_sizes),
-             "raw": model.raw_chunks, **{name: type(part).__name__ for name, part in parts.items()}}
+             "raw": model.raw_chunks, "means": [getattr(part, "mean_window", None) for part in (model.encoder, model)],
+             **{name: type(part).__name__ for name, part in parts.items()}}
     digest = hashlib.blake2b(json.dumps(taken, sort_keys=True).encode(), digest_size=8)
     for part in parts.values():
         for name, value in sorted(part.state_dict().items()):

@@ -11,7 +11,7 @@ from espnet_mt_llm.encoders.interface import SpeakerEncoder, SpeechEncoder
 
 
 def test_every_name_has_a_class() -> None:
-    assert registry.SPEECH == ("e_branchformer", "owsm", "sensevoice", "whisper", "wavlm")
+    assert registry.SPEECH == ("e_branchformer", "owsm", "sensevoice", "whisper", "wavlm", "speaker_aware")
     assert registry.SPEAKER == ("campplus", "eres2netv2")
     for name in registry.SPEECH:
         assert issubclass(registry.speech_encoder(name), SpeechEncoder)

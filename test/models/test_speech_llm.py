@@ -42,17 +42,21 @@ class Frames(SpeechEncoder):
 class Voices(SpeakerEncoder):
     """Each 50 samples a frame."""
 
-    embedding_size, frame_shift = E, 0.005
+    embedding_size, frame_size, frame_shift = E, E, 0.005
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(50, E)
 
+    def frames(self, speech: torch.Tensor, lengths: torch.Tensor, mean_window: Optional[float] = None
+               ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.chunks(speech, lengths, (1.0,))
+
     def forward(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         return self.chunks(speech, lengths, (1.0,))[0].mean(1)
 
-    def chunks(self, speech: torch.Tensor, lengths: torch.Tensor, sizes: Any = (1, 2), raw: bool = False
-               ) -> tuple[torch.Tensor, torch.Tensor]:
+    def chunks(self, speech: torch.Tensor, lengths: torch.Tensor, sizes: Any = (1, 2), raw: bool = False,
+               mean_window: Optional[float] = None) -> tuple[torch.Tensor, torch.Tensor]:
         frames = torch.nn.functional.pad(speech, (0, -speech.size(1) % 50)).unflatten(1, (-1, 50))
         return self.layer(frames).repeat(1, 1, len(sizes)), (lengths + 49) // 50
 

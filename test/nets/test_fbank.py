@@ -1,10 +1,12 @@
 """Kaldi's filter banks of a batch equal torchaudio's of each clip."""
 
+from typing import Optional
+
 import pytest
 import torch
 
 from espnet_mt_llm.common import UserError
-from espnet_mt_llm.nets.fbank import KaldiFbank
+from espnet_mt_llm.nets.fbank import KaldiFbank, subtract_mean
 
 
 def kaldi(clip: torch.Tensor, rate: int, window: str, bins: int) -> torch.Tensor:
@@ -44,3 +46,14 @@ def test_shorter_than_a_frame() -> None:
 def test_no_such_window() -> None:
     with pytest.raises(UserError, match="unknown window 'hann'; valid: hamming, povey"):
         KaldiFbank(window="hann")
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 99])
+def test_the_mean_of_the_clip_or_of_frames_around(window: Optional[int]) -> None:
+    features, lengths = torch.randn(3, 12, 4), torch.tensor([12, 7, 1])
+    found = subtract_mean(features, lengths, window)
+    for clip, n, own in zip(features, lengths.tolist(), found):
+        half = n if window is None else window // 2
+        expected = torch.stack([clip[t] - clip[max(0, t - half) : min(n, t + half + 1)].mean(0) for t in range(n)])
+        torch.testing.assert_close(own[:n], expected)
+        assert not own[n:].any()

@@ -268,6 +268,31 @@ def test_the_encoder_learns_voices_and_words_by_itself_and_keeps_what_it_knows(r
     assert not any(name.startswith("before.") for name in second)
 
 
+def test_voices_are_learnt_beside_a_frozen_speech_encoder(root: Path, work: Path) -> None:
+    """No encoder from before is needed; frames are cached for the next step, each mean_window its own."""
+    clips = work / "dump"
+    shutil.copytree(root / "dump", clips, ignore=shutil.ignore_patterns("enroll", "features"))
+    words = state(train(work, clips, "01", train_parts=["adapter", "llm"]))
+    aware = {"encoder": "speaker_aware", "encoder_conf": {"speech_conf": CONFIG["encoder_conf"], "layers": [-1],
+                                                          "extractor_conf": EXTRACTOR}}
+    frozen = {**aware, "encoder_conf": {**aware["encoder_conf"], "freeze_layers": -1}}
+    init = ["01/latest.pth:encoder:encoder.speech", "01/latest.pth:llm:llm"]
+    out = train(work, clips, "02", **frozen, train_parts=["encoder"], init_param=init,
+                model_conf={"loss": "keep", "voice_weight": 1.0})
+    first = state(out)
+    assert history(out)[0]["valid"]["loss_keep"] == 0 < history(out)[0]["valid"]["loss_voice"]
+    assert not any(name.startswith("before.") for name in first)
+    assert all(torch.equal(first[name.replace("encoder.", "encoder.speech.", 1)], value)
+               for name, value in words.items() if name.startswith("encoder."))
+    init = ["02/latest.pth:encoder:encoder", "01/latest.pth:llm:llm"]
+    for step, window in (("03", 1.0), ("04", 0.5)):
+        conf = {**aware, "encoder_conf": {**aware["encoder_conf"], "mean_window": window}}
+        out = train(work, clips, step, **conf, train_parts=["adapter"], feature_cache=True, init_param=init,
+                    model_conf={"voice_weight": 1.0})
+        assert all(torch.equal(value, first[name]) for name, value in state(out).items() if name.startswith("encoder."))
+    assert len(list((clips / "features").iterdir())) == 2
+
+
 def test_an_extractor_of_ones_own_is_written_into_the_checkpoints(root: Path, work: Path) -> None:
     from espnet_mt_llm.encoders.campplus import CAMPPlus
 
