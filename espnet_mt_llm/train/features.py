@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from espnet_mt_llm.train.trainer import Trainer
 
 # Seconds of audio in a batch, padding counted.
 BATCH = 60.0
+# So many clips are sorted by length before batches are made of them, which then have hardly any padding.
+SORTED = 64
 
 
 class SpeechLLMTrainer(Trainer):
@@ -176,8 +179,7 @@ def _frames(model: SpeechLLM, reader: Mapping, clips: Sequence[str], rate: int, 
     model.eval()
     try:
         batch: list[tuple[str, torch.Tensor]] = []
-        for clip in progress(clips, "frames"):
-            samples = torch.from_numpy(as_samples(reader[clip], rate, clip))
+        for clip, samples in _by_length(progress(clips, "frames"), reader, rate):
             longest = max([len(samples), *(len(other) for _, other in batch)])
             if batch and longest * (len(batch) + 1) > BATCH * rate:
                 yield from _frames_of_batch(model, batch, device)
@@ -186,6 +188,13 @@ def _frames(model: SpeechLLM, reader: Mapping, clips: Sequence[str], rate: int, 
         yield from _frames_of_batch(model, batch, device)
     finally:
         model.train(training)
+
+
+def _by_length(clips: Iterable[str], reader: Mapping, rate: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield clips and their samples, each :data:`SORTED` of them by length."""
+    clips = iter(clips)
+    while some := [(clip, torch.from_numpy(as_samples(reader[clip], rate, clip))) for clip in islice(clips, SORTED)]:
+        yield from sorted(some, key=lambda item: len(item[1]))
 
 
 def _frames_of_batch(model: SpeechLLM, batch: Sequence[tuple[str, torch.Tensor]], device: str
