@@ -148,8 +148,8 @@ def test_published_sizes_need_no_files(tmp_path: Path) -> None:
     ({"encoder": "e_branchformer", "encoder_conf": {"output_size": 16, "num_blocks": 1, "attention_heads": 2},
       "train_parts": ["encoder"]}, "no formula for what 'e_branchformer'"),
     ({"encodr": "whisper"}, "did you mean 'encoder'"),
-    ({"model_conf": {"loss": "keep"}, "train_parts": ["encoder"], "init_param": ["words.pth:encoder:before"]},
-     "no formula for loss: keep, which asks no language model"),
+    ({"model_conf": {"loss": "keep", "ctc_weight": 1.0}, "train_parts": ["encoder"],
+      "init_param": ["words.pth:encoder:before"]}, "no formula for loss: keep, which asks no language model"),
 ])
 def test_what_is_not_known_is_said(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
