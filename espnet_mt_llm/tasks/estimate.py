@@ -118,6 +118,8 @@ def estimate(config: Pathlike, seconds: float = 50.0, targets: int = 300, prompt
     check_types(config, parser)
     args = parser.parse_args(["--config", str(config), *(["--tokenizer", str(tokenizer)] if tokenizer else [])])
     check(args)
+    if learns_frames(args):
+        raise at(config, None, "no formula for loss: keep, which asks no language model", "take a step that asks it")
     llm = language_model(args)
     if args.layout != "none":
         parts = _hearing(args, llm.hidden_size)
@@ -192,8 +194,6 @@ def _hearing(args: argparse.Namespace, size: int) -> dict[str, Any]:
 
 def _count(model: SpeechLLM, args: argparse.Namespace, seconds: float, targets: int, prompt: int, gpu: bool
            ) -> Estimate:
-    if learns_frames(args):
-        raise ValueError("no formula for loss: keep, which asks no language model")
     config = model.llm.model.config
     parts, positions, heard = [], prompt + targets, 0
     if model.encoder is not None:
