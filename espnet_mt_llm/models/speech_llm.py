@@ -92,9 +92,10 @@ class SpeechLLM(MultiTalkerModel):
                  registration: Optional[RegistrationProjector] = None, voice: Optional[VoiceLoss] = None,
                  answer_voice: Optional[VoiceLoss] = None, before: Optional[SpeechEncoder] = None,
                  ctc: Optional[torch.nn.Linear] = None, chunk_sizes: Sequence[float] = (0.4, 0.2, 0.1),
-                 raw_chunks: bool = False, mean_window: Optional[float] = None, loss: str = "ce", ctc_weight: float = 0.0,
-                 threshold: Union[str, float] = "adaptive", floor: float = 2.0, voice_weight: float = 0.0,
-                 voice_layer: Optional[int] = None, voice_scale: Optional[float] = None) -> None:
+                 raw_chunks: bool = False, mean_window: Optional[float] = None, loss: str = "ce",
+                 ctc_weight: float = 0.0, threshold: Union[str, float] = "adaptive", floor: float = 2.0,
+                 voice_weight: float = 0.0, voice_layer: Optional[int] = None, voice_scale: Optional[float] = None
+                 ) -> None:
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"loss: '{loss}'; {nearest(str(loss), LOSSES)}")

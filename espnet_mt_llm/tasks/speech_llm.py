@@ -251,6 +251,9 @@ def check(args: argparse.Namespace) -> None:
                             "layout")
         if not (voice_weight(args) or weight_of(args, "ctc_weight")):
             raise UserError("loss: keep alone teaches the encoder nothing; give model_conf voice_weight or ctc_weight")
+        if keeps_itself(args) and weight_of(args, "ctc_weight"):
+            raise UserError("ctc_weight: the speech encoder is frozen and learns no words; take out freeze_layers, or "
+                            "ctc_weight")
         given = [str(path).split(":")[2:3] for path in args.init_param]
         if ["before"] not in given and not (args.encoder_conf or {}).get("checkpoint") and not keeps_itself(args):
             raise UserError("loss: keep: what the encoder knows is missing; add to init_param "
