@@ -17,8 +17,6 @@ from espnet_mt_llm.nets.masks import length_mask
 
 # The rate of the released extractors.
 RATE = 16000
-# Seconds between the features.
-FEATURE_SHIFT = 0.01
 # What a training of this toolkit leaves. Not the best by the error rate: on few voices that is 0 long before the end.
 TRAINED = "latest.pth"
 
@@ -46,7 +44,6 @@ class Extractor(SpeakerEncoder):
         sizes_class: dataclass of its sizes.
         rate: sampling rate in Hz.
         eps: added to the variance over a clip.
-        stats_size: size of the pooled statistics, twice that of the frames.
     """
 
     name: str
@@ -54,7 +51,6 @@ class Extractor(SpeakerEncoder):
     model_id: str
     sizes_class: type
     eps: float
-    stats_size: int
 
     def __init__(self, rate: int = RATE, checkpoint: str = "", frozen: bool = True, **sizes: Any) -> None:
         super().__init__()
@@ -112,11 +108,6 @@ class Extractor(SpeakerEncoder):
                          "give the sizes that it was trained with; " + self.wanted())
         self.load_state_dict(given, strict=False)
 
-    @property
-    def frame_size(self) -> int:  # type: ignore[override]
-        """See :class:`SpeakerEncoder`: the statistics are two numbers of each."""
-        return self.stats_size // 2
-
     def saved_conf(self, conf: Mapping[str, Any]) -> dict[str, Any]:
         """See :meth:`SpeakerEncoder.saved_conf`: the sizes stand for the checkpoint."""
         sizes = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.sizes).items()}
@@ -138,7 +129,7 @@ class Extractor(SpeakerEncoder):
                ) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`SpeakerEncoder.frames`."""
         features, lengths = self.fbank(speech, lengths, scale=1.0)
-        window = None if mean_window is None else 2 * round(mean_window / FEATURE_SHIFT / 2) + 1
+        window = None if mean_window is None else 2 * round(mean_window * self.rate / self.fbank.hop / 2) + 1
         return self._network(subtract_mean(features, lengths, window), lengths)
 
     def forward(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

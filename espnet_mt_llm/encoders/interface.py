@@ -95,11 +95,11 @@ class SpeakerEncoder(Encoder):
     Attributes:
         embedding_size: E.
         frame_shift: seconds between frames before pooling.
-        frame_size: D of these.
+        stats_size: of their statistics, 2 D: two numbers of each.
     """
 
     embedding_size: int
-    frame_size: int
+    stats_size: int
     frame_shift: float
 
     @abstractmethod

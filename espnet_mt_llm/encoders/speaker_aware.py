@@ -46,8 +46,8 @@ class SpeakerAware(SpeechEncoder):
             rate=rate, layers=layers, freeze_layers=freeze_layers, **(speech_conf or {}))
         self.extractor = speaker_encoder(extractor)(rate=rate, **(extractor_conf or {}))
         self.freeze([self.extractor])
-        size, frames = self.speech.output_size, 2 * self.extractor.frame_size
-        self.stream = SpeakerStream(frames, size, self.speech.frame_shift / self.extractor.frame_shift)
+        size = self.speech.output_size
+        self.stream = SpeakerStream(self.extractor.stats_size, size, self.speech.frame_shift / self.extractor.frame_shift)
         self.norm = torch.nn.LayerNorm(size)
         self.pool = LSTM(size, size, num_layers)
         self.mean_window, self.lora_targets = mean_window, self.speech.lora_targets

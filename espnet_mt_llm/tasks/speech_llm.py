@@ -295,8 +295,8 @@ def learns_frames(args: argparse.Namespace) -> bool:
 
 
 def keeps_itself(args: argparse.Namespace) -> bool:
-    """Say whether the last layer of the encoder cannot change: voices are learnt beside a frozen speech encoder."""
-    return args.encoder == "speaker_aware" and (args.encoder_conf or {}).get("freeze_layers") == -1
+    """Say whether no layer of the speech encoder can change; a speaker-aware one learns voices beside it then."""
+    return (args.encoder_conf or {}).get("freeze_layers") == -1 and not args.encoder_lora
 
 
 def build_layout(args: argparse.Namespace, size: int, tokenizer: LLMTokenizer) -> Layout:

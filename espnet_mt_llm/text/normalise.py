@@ -133,8 +133,7 @@ def normalise_all(texts: Sequence[str], profile: str) -> List[str]:
     one = _PROFILES[check_profile(profile)]
     if one is _zh_char:
         # Marks are taken out of all texts at once. A text of several lines would be told by their number.
-        together = _without_marks("\n".join(texts))
-        bare = together.split("\n")
+        bare = _without_marks("\n".join(texts)).split("\n")
         if len(bare) == len(texts):
             return [b if _HAN_ALONE.fullmatch(b) else _zh_char(text) for b, text in zip(bare, texts)]
     return [one(text) for text in texts]

@@ -42,7 +42,7 @@ class Frames(SpeechEncoder):
 class Voices(SpeakerEncoder):
     """Each 50 samples a frame."""
 
-    embedding_size, frame_size, frame_shift = E, E, 0.005
+    embedding_size, frame_shift = E, 0.005
 
     def __init__(self) -> None:
         super().__init__()

@@ -420,6 +420,8 @@ def test_options_of_the_command_win_over_debug(root: Path, work: Path) -> None:
      "loss: keep alone teaches the encoder nothing; give model_conf voice_weight or ctc_weight"),
     ({"model_conf": {"loss": "keep", "ctc_weight": 1.0}, "train_parts": ["encoder"], "encoder": "speaker_aware",
       "encoder_conf": {"freeze_layers": -1}}, "the speech encoder is frozen and learns no words"),
+    ({"model_conf": {"loss": "keep", "voice_weight": 1.0}, "train_parts": ["encoder_lora"], "encoder": "speaker_aware",
+      "encoder_conf": {"freeze_layers": -1}, "encoder_lora": LORA}, "loss: keep: .* init_param .*:encoder:before"),
     ({"encoder": "speaker_aware", "encoder_conf": {"speech_conf": {"blocks": 2}}}, "encoder_conf: .*blocks"),
     ({"encoder": "speaker_aware", "encoder_conf": {"extractor_conf": {"size": 2}}}, "campplus: .*size"),
     ({"encoder": "speaker_aware", "encoder_conf": {"mean_window": -1}}, "mean_window: -1; seconds above 0"),
