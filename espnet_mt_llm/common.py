@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -120,6 +121,30 @@ def flush_disk(*directories: Pathlike) -> None:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(directory))
         finally:
             os.close(handle)
+
+
+@contextmanager
+def in_background() -> Iterator[Callable[..., None]]:
+    """Yield what hands a call, a function and its arguments, to a thread, which makes one after the other.
+
+    Raises:
+        Exception: that of the first call that failed, when all calls before it are through; none behind it is made.
+    """
+    last: Optional[Future] = None
+
+    def after(previous: Optional[Future], function: Callable, *args: Any) -> None:
+        if previous is not None:
+            previous.result()
+        function(*args)
+
+    def later(function: Callable, *args: Any) -> None:
+        nonlocal last
+        last = pool.submit(after, last, function, *args)
+
+    with ThreadPoolExecutor(1) as pool:
+        yield later
+        if last is not None:
+            last.result()
 
 
 def is_whole(value: Any) -> bool:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from espnet_mt_llm.common import (UserError, at, atomic_open, command, environment, flush_disk, from_mapping,
-                                  git_commit, load_yaml, str2bool)
+                                  git_commit, in_background, load_yaml, str2bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,19 @@ def test_the_disk_is_flushed_or_says_why_not(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "sync", lambda: synced.append(True))
     flush_disk(tmp_path)
     assert synced == [True], "where there is no syncfs"
+
+
+def test_calls_in_the_background_are_made_in_order_and_not_behind_a_failure() -> None:
+    done: list = []
+    with in_background() as later:
+        for number in range(5):
+            later(done.append, number)
+    assert done == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError), in_background() as later:
+        later(done.append, 5)
+        later(int, "x")
+        later(done.append, 6)
+    assert done == [0, 1, 2, 3, 4, 5]
 
 
 def test_mapping_to_dataclass() -> None:

@@ -5,12 +5,14 @@ import re
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Callable, Container, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
-from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open
+import numpy as np
+
+from espnet_mt_llm.common import Pathlike, UserError, at, in_background
 from espnet_mt_llm.datadir.maps import (
     Lookup,
     check_ids,
@@ -24,6 +26,7 @@ from espnet_mt_llm.datadir.maps import (
     write_lines,
     write_map,
     write_table,
+    write_text,
 )
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
@@ -61,11 +64,12 @@ def make_utt_id(spk: str, rec: str, start: float, end: float) -> str:
     return _UTT_ID % (_prefix(spk, rec), round(start * 100), round(end * 100))
 
 
-def make_utt_ids(spks: Sequence[str], rec: str, starts: Iterable[float], ends: Iterable[float]) -> list[str]:
+def make_utt_ids(spks: Sequence[str], rec: str, starts: Sequence[float], ends: Sequence[float]) -> list[str]:
     """Return what :func:`make_utt_id` makes of each utterance of a recording."""
     prefixes = {spk: _prefix(spk, rec) for spk in set(spks)}
-    return [_UTT_ID % (prefixes[spk], round(start * 100), round(end * 100))
-            for spk, start, end in zip(spks, starts, ends)]
+    # In columns: numpy rounds as `round` does, halves to the even number.
+    first, last = np.rint(np.array([starts, ends], dtype=float) * 100).astype(int).tolist()
+    return list(map(_UTT_ID.__mod__, zip(map(prefixes.__getitem__, spks), first, last)))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -78,11 +82,11 @@ def _prefix(spk: str, rec: str) -> str:
     return f"{spk}-{rec}-"
 
 
-def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
-    """Turn utt2spk round: speaker -> its utterances, sorted, with spaces between."""
+def spk2utt_of(utt2spk: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Turn sorted pairs of utterance and speaker round: speaker -> its utterances, with spaces between."""
     utts: dict[str, list[str]] = defaultdict(list)
-    for spk, of_spk in groupby(sorted(utt2spk), utt2spk.__getitem__):
-        utts[spk] += of_spk
+    for spk, of_spk in groupby(utt2spk, itemgetter(1)):
+        utts[spk] += map(itemgetter(0), of_spk)
     return {spk: " ".join(of_spk) for spk, of_spk in utts.items()}
 
 
@@ -153,29 +157,33 @@ class DataDir:
         path = Path(path)
         reco2dur = {rec: _whole(rec, entry, self.reco2dur) for rec, entry in self.wav.items()}
         utterances = sorted(self.utterances, key=itemgetter(0))
-        utt2spk = {utt: spk for utt, _, spk, _, _, _ in utterances}
-        if len(utt2spk) != len(utterances):
-            raise at(
-                path,
-                None,
-                f"the utterance id '{_twice(u.utt for u in self.utterances)}' occurs twice",
-                "two utterances of one speaker start and end together: drop one in the preparation",
-            )
-        write_map(path / "wav.scp", self.wav)
-        write_map(path / "reco2dur", {rec: format_seconds(seconds) for rec, seconds in reco2dur.items()})
-        check_ids(path / "utt2spk", utt2spk)
-        write_lines(path / "utt2spk", [f"{utt} {spk}\n" for utt, spk in utt2spk.items()])
-        if all(u.utt == u.rec and u.start == 0 and abs(u.end - reco2dur[u.rec]) < 1e-6 for u in utterances):
+        utts, spks = [u.utt for u in utterances], [u.spk for u in utterances]
+        for utt, following in pairwise(utts):
+            if utt == following:
+                raise at(
+                    path,
+                    None,
+                    f"the utterance id '{utt}' occurs twice",
+                    "two utterances of one speaker start and end together: drop one in the preparation",
+                )
+        check_ids(path / "utt2spk", utts)
+        extra = {name: table for name, table in self.extra.items() if table or not is_partial(name)}
+        whole = all(u.utt == u.rec and u.start == 0 and abs(u.end - reco2dur[u.rec]) < 1e-6 for u in utterances)
+        if whole:
             (path / "segments").unlink(missing_ok=True)
         else:
             check_ids(path / "segments", {u.rec for u in utterances})
-            with atomic_open(path / "segments") as f:
-                f.write(_segment_lines(utterances))
-        write_lines(path / "text", [f"{utt} {text}\n" if text else f"{utt}\n" for utt, _, _, _, _, text in utterances])
-        write_map(path / "spk2utt", spk2utt_of(utt2spk))
-        extra = {name: table for name, table in self.extra.items() if table or not is_partial(name)}
-        for name, table in extra.items():
-            write_table(path / name, table)
+        # The disk takes a file while the next one is put together.
+        with in_background() as write:
+            if not whole:
+                write(write_text, path / "segments", _segment_lines(utterances))
+            write(write_lines, path / "text", [f"{u.utt} {u.text}\n" if u.text else f"{u.utt}\n" for u in utterances])
+            write(write_lines, path / "utt2spk", [f"{utt} {spk}\n" for utt, spk in zip(utts, spks)])
+            write(write_map, path / "spk2utt", spk2utt_of(zip(utts, spks)))
+            write(write_map, path / "reco2dur", {rec: format_seconds(seconds) for rec, seconds in reco2dur.items()})
+            write(write_map, path / "wav.scp", self.wav)
+            for name, table in extra.items():
+                write(write_table, path / name, table)
         for old in path.iterdir():
             if is_partial(old.name) and old.name not in extra:
                 old.unlink()
@@ -316,12 +324,3 @@ def _whole(rec: str, entry: str, reco2dur: Mapping[str, float]) -> float:
     from espnet_mt_llm.datadir.audio import duration
 
     return duration(entry)
-
-
-def _twice(names: Iterable[str]) -> str:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return ""

@@ -263,6 +263,11 @@ def write_lines(path: Pathlike, lines: Sequence[str]) -> None:
         for line in lines:
             key, _, value = line[:-1].partition(" ")
             check_line(path, key, value)
+    write_text(path, text)
+
+
+def write_text(path: Pathlike, text: str) -> None:
+    """Write lines as they are, atomically."""
     with atomic_open(path) as f:
         f.write(text)
 

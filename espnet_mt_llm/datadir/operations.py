@@ -63,7 +63,7 @@ def write_tables(path: Pathlike, tables: Tables) -> None:
     tables = {name: table for name, table in tables.items() if table or not is_partial(name)}
     for name, table in tables.items():
         write_table(path / name, table)
-    write_map(path / "spk2utt", spk2utt_of(tables["utt2spk"]))
+    write_map(path / "spk2utt", spk2utt_of(sorted(tables["utt2spk"].items())))
     for old in path.iterdir():
         if old.is_file() and key_of(old.name) and old.name not in tables and old.name != "spk2utt":
             old.unlink()
@@ -136,7 +136,7 @@ def subset(
 def _choose(tables: Tables, count: int, how: str, path: Pathlike) -> list[str]:
     utt2spk = tables["utt2spk"]
     utts = sorted(utt2spk)
-    by_spk = {spk: value.split() for spk, value in spk2utt_of(utt2spk).items()}
+    by_spk = {spk: value.split() for spk, value in spk2utt_of(sorted(utt2spk.items())).items()}
     of = recording_of(tables)
     ways: dict[str, Callable[[], list[str]]] = {
         "spread": lambda: _spread(utts, count),

@@ -72,7 +72,7 @@ def test_missing_pieces_are_named(data_dir):
 
 
 def test_spk2utt_is_the_inverse():
-    assert spk2utt_of({"b-2": "b", "a-1": "a", "b-1": "b"}) == {"a": "a-1", "b": "b-1 b-2"}
+    assert spk2utt_of([("a-1", "a"), ("b-1", "b"), ("b-2", "b")]) == {"a": "a-1", "b": "b-1 b-2"}
 
 
 def test_what_no_recording_has_is_not_written(data_dir):

@@ -56,7 +56,7 @@ def make_data_dir(path: Path, utterances: int) -> None:
         spk = f"S{i % 500:04d}"
         ids[make_utt_id(spk, f"R{i // 100:05d}", (i % 100) * 7.5, (i % 100) * 7.5 + 6.25)] = spk
     write_map(path / "utt2spk", ids)
-    write_map(path / "spk2utt", spk2utt_of(ids))
+    write_map(path / "spk2utt", spk2utt_of(sorted(ids.items())))
     write_map(path / "text", {utt: "a sentence of several words as people say them" for utt in ids})
     write_map(path / "wav.scp", {utt: f"/corpus/audio/{utt}.flac" for utt in ids})
 
