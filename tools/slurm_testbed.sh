@@ -9,13 +9,14 @@ case "${1:-}" in
     *) action= ;;
 esac
 dir=       # configuration, state and logs; default: tools/.slurm
-cpus=      # CPUs of each node; default: the cores of this machine
+cpus=      # CPUs of each node; default: the cores of this machine, two at least, so that jobs of two can be tried
 . "$(dirname "$0")/../utils/parse_options.sh"
 
 nodes=(mt1 mt2)
 dir=${dir:-$(cd "$(dirname "$0")" && pwd)/.slurm}
 dir=$(realpath -m "${dir}")
-cpus=${cpus:-$(env -u OMP_NUM_THREADS nproc)}
+cores=$(env -u OMP_NUM_THREADS nproc)
+cpus=${cpus:-$((cores < 2 ? 2 : cores))}
 # Debian puts the daemons where only root's PATH looks.
 export PATH="${PATH}:/usr/sbin:/sbin" SLURM_CONF="${dir}/slurm.conf"
 
