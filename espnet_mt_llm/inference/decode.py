@@ -9,7 +9,7 @@ from typing import Any, Optional, Sequence, TypeVar
 import numpy as np
 import torch
 
-from espnet_mt_llm.common import Pathlike, at, from_mapping, is_whole, load_yaml, progress
+from espnet_mt_llm.common import Pathlike, UserError, at, from_mapping, is_whole, load_yaml, progress
 from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.text.serialisation import Order
@@ -131,6 +131,9 @@ class Transcriber:
         begin = time.perf_counter()
         self.config = config
         self.model, self.args, self.weights = load_model(model_dir, "sctc", config.weights, config.device)
+        if config.count == "forced" and config.num_talkers > self.model.max_talkers:
+            raise UserError(f"num_talkers: {config.num_talkers}: the model {model_dir} separates "
+                            f"{self.model.max_talkers} talkers at most; give a smaller number")
         self.tokenizer = task_class("sctc").tokenizer(self.args)
         record = Path(model_dir) / "environment.json"
         self.training = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None

@@ -1,6 +1,5 @@
 """Load a trained model: its configuration, token list and weights."""
 
-import pickle
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
@@ -46,6 +45,21 @@ def find_weights(model_dir: Pathlike, name: str = "") -> Path:
     raise at(model_dir / names[0], None, "no such model", "train it with the stage 'train'")
 
 
+def read_weights(path: Path) -> Any:
+    """Return the weights that a training wrote, as its model takes them.
+
+    Raises:
+        UserError: the file holds none.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise at(path, None, f"not a file of weights ({(str(e) or type(e).__name__).splitlines()[0][:80]})",
+                 "name one that the training wrote, <n>epoch.pth or valid.*.pth") from None
+
+
 def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = "cpu"
                ) -> tuple[Any, Namespace, Path]:
     """Return the model of ``model_dir`` in evaluation mode, its training arguments, and the file of its weights.
@@ -53,8 +67,6 @@ def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = 
     Raises:
         UserError: the directory holds no model, one of another task, or weights of another configuration.
     """
-    import torch
-
     path = find_weights(model_dir, weights)
     config = load_yaml(Path(model_dir) / "config.yaml")
     if _OPTIONS[task] not in config:
@@ -69,11 +81,7 @@ def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = 
     if config.get("tokenizer"):
         packed = Path(model_dir) / "tokenizer"
         args.tokenizer = str(packed) if packed.is_dir() else args.tokenizer
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as e:
-        raise at(path, None, f"not a file of weights ({(str(e) or type(e).__name__).splitlines()[0][:80]})",
-                 "name one that the training wrote, <n>epoch.pth or valid.*.pth") from None
+    state = read_weights(path)
     model = task_class(task).build_model(args)
     try:
         model.load_state_dict(state)

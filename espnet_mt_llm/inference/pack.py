@@ -3,11 +3,13 @@
 import zipfile
 from pathlib import Path
 
-from espnet_mt_llm.common import Pathlike, atomic_open, load_yaml
-from espnet_mt_llm.inference.model import find_weights
+from espnet_mt_llm.common import Pathlike, at, atomic_open, load_yaml
+from espnet_mt_llm.inference.model import find_weights, read_weights
+from espnet_mt_llm.text.llm_tokenizer import load_tokenizer
 
 # Zip entries carry a date; a fixed one gives the same bytes for the same model.
 _DATE = (1980, 1, 1, 0, 0, 0)
+_TOKENIZER_FILES = (".json", ".txt", ".model", ".jinja")
 
 
 def needed(model_dir: Pathlike) -> list[str]:
@@ -25,17 +27,23 @@ def pack(model_dir: Pathlike, out: Pathlike, weights: str = "") -> list[str]:
     published checkpoint is not packed; it is needed beside it.
 
     Raises:
-        UserError: there is no trained model.
+        UserError: there is no trained model, its weights cannot be read, or its tokenizer is not there any more.
     """
     model_dir = Path(model_dir)
     best = find_weights(model_dir, weights)
+    read_weights(best)
     config = load_yaml(model_dir / "config.yaml")
     files = {"config.yaml": model_dir / "config.yaml", best.name: best}
     if config.get("bpemodel"):
-        files[Path(config["bpemodel"]).name] = Path(config["bpemodel"])
+        bpe = Path(config["bpemodel"])
+        if not bpe.is_file():
+            raise at(bpe, None, f"no such file; {model_dir}/config.yaml names it", "run the stage 'tokens' again")
+        files[bpe.name] = bpe
     if config.get("tokenizer"):
-        for path in sorted(Path(config["tokenizer"]).glob("*.json")):
-            files[f"tokenizer/{path.name}"] = path
+        load_tokenizer(config["tokenizer"])
+        for path in sorted(Path(config["tokenizer"]).iterdir()):
+            if path.suffix in _TOKENIZER_FILES:
+                files[f"tokenizer/{path.name}"] = path
     for score in sorted(model_dir.glob("*/*/score.json")):
         files[str(Path("scores") / score.relative_to(model_dir))] = score
     with atomic_open(out, "wb") as f, zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as archive:

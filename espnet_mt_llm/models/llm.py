@@ -170,10 +170,21 @@ def _pretrained(checkpoint: str, dtype: torch.dtype, attention: str) -> torch.nn
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(str(path), local_files_only=True, dtype=dtype,
-                                                    attn_implementation=attention)
-    except (OSError, ValueError, ImportError, RuntimeError) as e:
-        raise at(path, None, f"transformers cannot load it ({str(e).splitlines()[0]})", WANTED) from None
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(path), local_files_only=True, dtype=dtype, attn_implementation=attention, output_loading_info=True)
+    except Exception as e:
+        # Half a file, a pointer of git-lfs, another kind of model: every library below has exceptions of its own.
+        raise at(path, None, f"transformers cannot load it ({(str(e) or type(e).__name__).splitlines()[0]})", WANTED
+                 ) from None
+    # Such weights would be drawn at random, other ones at each loading.
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise at(path, None, f"weights are missing: {', '.join(missing[:3])}{' …' * (len(missing) > 3)} "
+                 f"({len(missing)})", WANTED)
+    for key in ("hidden_size", "max_position_embeddings"):
+        if not hasattr(model.config, key):
+            raise at(path / "config.json", None, f"no '{key}': not a language model that reads embeddings", WANTED)
+    return model
 
 
 def _fresh(config: Mapping[str, Any], dtype: torch.dtype, attention: str, tokenizer: LLMTokenizer) -> torch.nn.Module:

@@ -33,6 +33,8 @@ AUDIO, ENROLLED = -1, -2
 # The loss of a step that trains the encoder alone, beside those of the language model.
 KEEP = "keep"
 LOSSES = (*MODES, KEEP)
+# What a batch says of each token of the target.
+LIKE_TARGET = ("types", "weights", "overlapped", "saying")
 
 
 class Heard(NamedTuple):
@@ -380,7 +382,8 @@ class SpeechLLM(MultiTalkerModel):
 def some_rows(batch: Mapping[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the ``rows`` of a padded batch, without the padding that they do not need."""
     found = {name: value[rows] for name, value in batch.items()}
-    return {name: value[:, : int(found[f"{name}_lengths"].max())] if f"{name}_lengths" in found else value
+    lengths = {name: found.get(f"{'target' if name in LIKE_TARGET else name}_lengths") for name in found}
+    return {name: value if lengths[name] is None else value[:, : int(lengths[name].max())]
             for name, value in found.items()}
 
 

@@ -89,10 +89,16 @@ def load_tokenizer(path: Pathlike) -> LLMTokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return LLMTokenizer(AutoTokenizer.from_pretrained(str(path), local_files_only=True), path)
-    except (OSError, ValueError, KeyError) as e:
-        raise at(path, None, f"the tokenizer cannot be read ({str(e).splitlines()[0]})",
+        found = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except Exception as e:
+        raise at(path, None, f"the tokenizer cannot be read ({(str(e) or type(e).__name__).splitlines()[0]})",
                  "put the files of the model there again") from None
+    tokenizer = LLMTokenizer(found, path)
+    # Without its vocabulary a tokenizer is made all the same, of special tokens alone.
+    if not tokenizer.encode("0"):
+        raise at(path, None, "the tokenizer has no vocabulary: tokenizer.json is not there or empty",
+                 "put the files of the model there again")
+    return tokenizer
 
 
 def train_tokenizer(texts: Sequence[str], out_dir: Pathlike, kind: str = "word", vocab_size: int = 0,

@@ -10,10 +10,11 @@ import pytest
 import soundfile
 
 from espnet_mt_llm.bin import decode_sctc, merge_decode, pack_model, train_sctc
-from espnet_mt_llm.common import UserError
+from espnet_mt_llm.common import UserError, load_yaml
 from espnet_mt_llm.inference.decode import DecodeConfig, clip_batches, decode
 from espnet_mt_llm.inference.merge import merge
-from espnet_mt_llm.inference.model import load_model
+from espnet_mt_llm.inference.model import find_weights, load_model
+from espnet_mt_llm.inference.pack import pack
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,8 @@ def test_oracle_and_forced_counts(trained: Path) -> None:
     assert set(predicted) == set(speakers)  # what the head would have said, for the confusion matrix
     segments, _, record = run(trained, trained / "exp/sctc/01/decode_f/set", 1, count="forced", num_talkers=2)
     assert len(segments) == 14 and record["count"] == "forced:2"
+    with pytest.raises(UserError, match="num_talkers: 9: the model .* separates 3 talkers at most"):
+        decode(trained / "exp/sctc/01", trained / "dump", DecodeConfig(count="forced", num_talkers=9))
 
 
 @pytest.mark.parametrize("conf, message", [
@@ -145,3 +148,20 @@ def test_packed_model_decodes_the_same(trained: Path, tmp_path: Path) -> None:
     here, _, _ = decode(trained / "exp/sctc/01", trained / "dump", DecodeConfig())
     there, _, _ = decode(tmp_path / "model", trained / "dump", DecodeConfig())
     assert here == there
+
+
+def test_what_cannot_be_read_is_not_packed(trained: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(trained / "exp/sctc/01", tmp_path / "model")
+    weights = find_weights(model)
+    whole = weights.read_bytes()
+    for content in (b"", b"garbage", whole[: len(whole) // 2]):
+        weights.write_bytes(content)
+        with pytest.raises(UserError, match="not a file of weights"):
+            pack(model, tmp_path / "a.zip")
+    weights.write_bytes(whole)
+    config = load_yaml(model / "config.yaml")
+    for key, message in (("tokenizer", "no tokenizer: "), ("bpemodel", "gone: no such file; .*config.yaml names it")):
+        (model / "config.yaml").write_text(json.dumps({**config, key: str(tmp_path / "gone")}))
+        with pytest.raises(UserError, match=message):
+            pack(model, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()

@@ -1,12 +1,14 @@
 """The language model: new tokens, precision, adapters, padding; on a tiny Qwen2 in the published format."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from toy_speech_llm import LLM as SIZES
 from toy_speech_llm import save_published
+from transformers import WhisperConfig
 
 from espnet_mt_llm.common import UserError
 from espnet_mt_llm.models.llm import LLM, load_llm
@@ -132,6 +134,32 @@ def test_bad_configuration(directory: Path, conf: dict, message: str) -> None:
     tokenizer = load_tokenizer(directory)
     with pytest.raises(UserError, match=message):
         load_llm(**{"checkpoint": str(directory), **conf}, tokenizer=tokenizer, published_tokens=len(tokenizer))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _without_a_layer(path: Path) -> None:
+    state = {key: value for key, value in load_file(path).items() if ".layers.1.mlp." not in key}
+    save_file(state, path, {"format": "pt"})
+
+
+def _of_another_kind(path: Path) -> None:
+    WhisperConfig().save_pretrained(path.parent)
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (_cut, "transformers cannot load it .*; download"),
+    (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "transformers cannot load it .*; down"),
+    (lambda path: (path.parent / "config.json").write_text("[]"), "the tokenizer cannot be read"),
+    (_of_another_kind, "; download"),
+    (_without_a_layer, r"weights are missing: model.layers.1.mlp.down_proj.weight, .* \(3\); download"),
+], ids=["half a file", "a pointer of git-lfs", "no mapping", "another kind", "a layer is missing"])
+def test_what_is_no_whole_model_is_refused(tmp_path: Path, spoil: Callable, message: str) -> None:
+    spoil(save_published(tmp_path) / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
 
 
 def test_tokenizer_of_another_model(directory: Path) -> None:

@@ -270,16 +270,19 @@ def test_the_loss_of_voices_in_answers_is_of_the_states_that_predict(layout: str
         torch.testing.assert_close(total.squeeze(), model_of(layout, **loss)(**batch)[0].squeeze() + 0.5 * away)
 
 
-def test_a_clip_without_a_finite_loss_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("bad", range(3))
+def test_a_clip_without_a_finite_loss_is_left_out(caplog: pytest.LogCaptureFixture, bad: int) -> None:
     model, batch = model_of(), batch_of()
-    batch["speech"][1, 5] = float("nan")
+    batch["speech"][bad, 5] = float("nan")
+    rest = [row for row in range(3) if row != bad]
+    sizes = batch["target_lengths"][rest]
     with torch.no_grad():
         loss, _, weight = model(**batch)
-        alone = torch.cat([model(**one(batch, row))[0] for row in (0, 2)])
-    torch.testing.assert_close(loss.squeeze(), (alone * torch.tensor([4, 6])).sum() / 10)
-    assert weight == 2 and "not finite for b" in caplog.text
-    with pytest.raises(UserError, match="not finite for b: the whole batch"):
-        model(**one(batch, 1))
+        alone = torch.cat([model(**one(batch, row))[0] for row in rest])
+    torch.testing.assert_close(loss.squeeze(), (alone * sizes).sum() / sizes.sum())
+    assert weight == 2 and f"not finite for {'abc'[bad]}" in caplog.text
+    with pytest.raises(UserError, match=f"not finite for {'abc'[bad]}: the whole batch"):
+        model(**one(batch, bad))
 
 
 def test_a_clip_longer_than_the_positions_is_named() -> None:

@@ -136,6 +136,10 @@ def test_bad_input(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')  # of a model that was not copied whole
+    with pytest.raises(UserError, match="no vocabulary: tokenizer.json is not there or empty; put the files"):
+        load_tokenizer(tmp_path)
     train_tokenizer(ENGLISH, tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     tree = json.loads((tmp_path / "tokenizer.json").read_text().replace("<|im_end|>", "<|over|>"))
