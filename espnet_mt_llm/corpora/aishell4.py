@@ -83,15 +83,17 @@ def prepare(root: Pathlike, out: Pathlike, *, dev_sessions: Pathlike, channel: i
     parts = {part: find_meetings(Path(root) / part) for part in PARTS}
     if not any(parts.values()):
         raise absent(root, "AISHELL-4", "AISHELL4", TREE, f"{URL} ({ARCHIVES}), unpacked into one folder")
+    problems = Problems(out)
+    _keep_first(parts, problems)
     chosen = choose_dev([m for part in TRAIN for m in parts[part]], read_dev_sessions(dev_sessions), dev_sessions)
     sets = {part: [m for m in parts[part] if m.id not in chosen] for part in TRAIN}
     sets["dev"] = [m for part in TRAIN for m in parts[part] if m.id in chosen]
     sets["test"] = parts["test"]
     missing = [name for name in sets if not sets[name]]
     if missing:
+        old = missing if any(sets[part] for part in TRAIN) else ["train", *missing]
         print(f"no sessions in {root} for {', '.join(missing)}, so not prepared",
-              *left_behind(Path(out), missing), sep="\n")
-    problems = Problems(out)
+              *left_behind(Path(out), old), sep="\n")
     read = partial(read_meeting, channel=channel, profile=profile)
     summaries = make_sets({name: (meetings[:DEBUG_MEETINGS] if debug else meetings, read)
                            for name, meetings in sets.items() if meetings}, Path(out), problems, nj)
@@ -99,6 +101,18 @@ def prepare(root: Pathlike, out: Pathlike, *, dev_sessions: Pathlike, channel: i
     print(table(summaries), flush=True)
     problems.finish(allow_problems)
     return summaries
+
+
+def _keep_first(parts: dict[str, list[Meeting]], problems: Problems) -> None:
+    """Take a session out of the training parts behind the first one that has it: ``train`` is all of them."""
+    first: dict[str, Meeting] = {}
+    for part in TRAIN:
+        for meeting in parts[part]:
+            kept = first.setdefault(meeting.id, meeting)
+            if kept is not meeting:
+                problems.add(part, meeting.id, str(at(meeting.folder, None, f"{meeting.id} is in {kept.folder}, too, and "
+                                                      "is taken from there", "keep one of the two")))
+        parts[part] = [meeting for meeting in parts[part] if first[meeting.id] is meeting]
 
 
 def _combined(summaries: Sequence[SetSummary], out: Path) -> list[SetSummary]:

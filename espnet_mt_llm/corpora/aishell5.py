@@ -119,7 +119,10 @@ def prepare(root: Pathlike, out: Pathlike, *, channel: int = 1, profile: str = "
         if not transcribed:
             log.warning("%s: its TextGrids have no text; transcripts are empty, it is for diarization alone", name)
     if "eval2" in folders:
-        _link(out / "aishell5_eval", "eval2_far")
+        try:
+            _link(out / "aishell5_eval", "eval2_far")
+        except UserError as e:
+            problems.add("eval2_far", "aishell5_eval", str(e))
     if "noise" in folders:
         _list_noise(folders["noise"], out / "noise", problems)
     elif (out / "noise" / "noise.scp").exists():
@@ -231,14 +234,15 @@ def _readable(path: str, name: str) -> bool:
 def read_near(key: Key, profile: str, transcribed: bool) -> list[Session]:
     """Read a session's headsets, one recording each; one without speech is left out with a log line.
 
-    A headset without TextGrid gets the far transcript of the speaker who has its seat by ``spk_zone_id``.
+    A headset without TextGrid gets the far transcript of the speaker who has its seat by ``spk_zone_id``; without
+    that it is left out with a warning.
 
     Raises:
         UserError: a TextGrid whose headset is missing, or what cannot be read.
     """
     files = list_files(key.folder)
     near = _voices(key, files, "DA")
-    sessions = []
+    sessions, unknown = [], []
     for seat in SEATS:
         stem = f"DA0{seat}"
         if stem in files.grids and stem not in files.audio:
@@ -254,8 +258,13 @@ def read_near(key: Key, profile: str, transcribed: bool) -> list[Session]:
             seats = " ".join(f"{speaker}={seat}" for speaker in sorted({s["speaker"] for s in segments}))
             sessions.append(Session(rec, files.audio[stem], segments,
                                     extra={"reco2seats": seats, "reco2session": key.rec}))
-        else:
+        elif stem in files.grids or seat in key.zones.values():
             log.info("%s: nobody is annotated on this seat, so it is left out", files.audio[stem])
+        else:
+            unknown.append(stem)
+    if unknown:
+        log.warning("%s: headsets without a TextGrid are left out: %s; unpack the archive again, or say who sits where "
+                    "(--spk_zone_id)", key.folder, ", ".join(unknown))
     return sessions
 
 
@@ -263,9 +272,17 @@ def _annotation(key: Key, files: Files) -> tuple[list[Voice], dict[str, int]]:
     """Return the speakers of a session and the seats that are known.
 
     The far TextGrids come first: they are those of the whole car. The near ones add who is missing there, and stand in
-    for far ones that are absent or do not name their speakers.
+    for far ones that are absent or do not name their speakers; where these are there, near ones that cannot be read
+    are logged and left out.
     """
-    far, near = _voices(key, files, "DX"), _voices(key, files, "DA")
+    far = _voices(key, files, "DX")
+    try:
+        near = _voices(key, files, "DA")
+    except UserError as e:
+        if not far:
+            raise
+        log.warning("%s; the far TextGrids are used without the near ones", e)
+        near = []
     if not far and not near:
         raise at(key.folder, None, "no TextGrid (DX01C01.TextGrid, or DA01.TextGrid …)", "unpack the archive again")
     voices = far
@@ -376,9 +393,16 @@ def _tiers(key: Key) -> Iterator[Tier]:
 
 
 def _link(path: Path, target: str) -> None:
-    """Make a relative link, atomically, where there is none to this target."""
+    """Make a relative link, atomically, where there is none to this target.
+
+    Raises:
+        UserError: something else has its name.
+    """
     if path.is_symlink() and os.readlink(path) == target or not (path.parent / target).is_dir():
         return
+    if path.is_dir() and not path.is_symlink():
+        raise at(path, None, f"a folder stands where a link to {target} belongs, a copy of it perhaps",
+                 f"rm -r {path}")
     new = path.with_name(f".tmp.{path.name}")
     new.unlink(missing_ok=True)
     new.symlink_to(target)

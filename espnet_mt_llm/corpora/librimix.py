@@ -267,7 +267,8 @@ def _end(not_made: Mapping[str, str], made: set[str], select: Selection, out: Pa
     for name, reason in not_made.items():
         names.setdefault(reason, []).append(name)
     lines = [f"not made: {' '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
-    lines += left_behind(out, not_made)
+    # Where a whole part was not made, its sets have a pattern.
+    lines += left_behind(out, dict.fromkeys(path.name for name in not_made for path in sorted(out.glob(name))))
     for condition, kind, group in itertools.product(("offset", "plain"), ("both", "clean"), ((2, 3), (2,), (3,))):
         train, valid = ([name for part in parts if (name := select.name(part, group, kind, condition)) in made]
                         for parts in (("train_100", "train_360"), ("dev",)))

@@ -112,7 +112,7 @@ def transcript(folder: Pathlike) -> dict[str, str]:
     path = folder / f"{folder.parent.name}-{folder.name}.trans.txt"
     repair = f"unpack the part's archive again ({URL})"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise at(path, None, "no such file", repair) from None
     except UnicodeDecodeError as e:

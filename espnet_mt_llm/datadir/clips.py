@@ -432,12 +432,18 @@ def _fresh(path: Path, entry: str, recording: _Recording, samples: int) -> bool:
         return False
     written, data = path.stat().st_mtime, recording.session.path
     origins = (entry, data / "wav.scp", data / "channel")
-    if max(os.path.getmtime(f) for f in origins if os.path.exists(f)) > written:
+    if max(_changed(f) for f in origins if os.path.exists(f)) > written:
         return False
     try:
         return info(path) == AudioInfo(recording.source.rate, 1, samples)
     except UserError:
         return False
+
+
+def _changed(path: Pathlike) -> float:
+    """Return when a file got its content: an archive that is unpacked again gives it the time of long ago."""
+    found = os.stat(path)
+    return max(found.st_mtime, found.st_ctime)
 
 
 def _check_any(out: Path, statistics: Statistics) -> None:

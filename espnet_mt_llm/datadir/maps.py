@@ -73,13 +73,13 @@ def read_bytes(path: Pathlike) -> bytes:
 
 
 def decode_utf8(path: Pathlike, raw: bytes) -> str:
-    """Decode what :func:`read_bytes` returned.
+    """Decode what :func:`read_bytes` returned, without the byte order mark that some editors put in front.
 
     Raises:
         UserError: bytes that are not UTF-8, with the line.
     """
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as e:
         raise at(
             path,
@@ -133,7 +133,7 @@ def read_lines(path: Pathlike) -> Iterator[tuple[str, str]]:
     """Yield what :func:`read_table` returns, and raise what it raises, a line at a time as long as the ids ascend."""
     split, before, count = splitter(path), "", 0
     try:
-        with open(path, encoding="utf-8", newline="\n") as f:
+        with open(path, encoding="utf-8-sig", newline="\n") as f:
             for line in f:
                 key, value = split(line)
                 if key <= before:

@@ -210,7 +210,7 @@ def _decoded(path: Pathlike) -> str:
             return raw.decode("utf-16")
         except UnicodeDecodeError as e:
             raise at(path, None, f"begins as UTF-16 and cannot be decoded ({e.reason})", "copy it again") from None
-    return decode_utf8(path, raw).removeprefix("\ufeff")
+    return decode_utf8(path, raw)
 
 
 def _unquoted(token: str) -> str:

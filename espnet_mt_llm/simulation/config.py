@@ -1,5 +1,7 @@
 """The configuration of a simulation: what `conf/simulate.yaml` may say about each set of mixtures or conversations."""
 
+import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Mapping, Optional, Union
@@ -84,7 +86,7 @@ class SimulationConfig:
         config = from_mapping(cls, values, where)
         counts = config.num_mixtures
         if not isinstance(counts, Mapping) or not counts or not all(
-                isinstance(k, int) and isinstance(n, int) and k >= 1 and n >= 0 for k, n in counts.items()):
+                is_whole(k) and is_whole(n) and k >= 1 and n >= 0 for k, n in counts.items()):
             raise at(where, None, f"num_mixtures: {counts!r}", "write e.g. num_mixtures: {1: 200, 2: 500}")
         changes: dict[str, Any] = {"source": _source(config.source, where)}
         if config.snr is None:
@@ -123,6 +125,9 @@ def _mixture(config: SimulationConfig, where: Pathlike) -> dict[str, Any]:
     if config.offsets is not None:
         if config.overlap is not None:
             raise at(where, None, "both 'overlap' and 'offsets' are given", "keep one of them")
+        if not isinstance(config.offsets, (list, tuple)) or any(map(is_number, config.offsets)):
+            raise at(where, None, f"offsets: {config.offsets!r}",
+                     "a list of ranges is expected, one for each talker after the first, e.g. [[1.0, 1.5]]")
         if len(config.offsets) < max(config.num_mixtures) - 1:
             raise at(where, None, f"{len(config.offsets)} offsets for {max(config.num_mixtures)} talkers",
                      f"give {max(config.num_mixtures) - 1} ranges, one for each talker after the first")
@@ -163,8 +168,14 @@ def _check_scalars(config: SimulationConfig, where: Pathlike) -> None:
         value = getattr(config, key)
         if value is None and key not in numbers:
             continue
-        if not is_number(value) or (key != "level" and value < 0):
-            raise at(where, None, f"{key}: {value!r}", "a number that is not negative is expected")
+        if not is_number(value) or not math.isfinite(value) or (key != "level" and value < 0):
+            raise at(where, None, f"{key}: {value!r}",
+                     "a number is expected" if key == "level" else "a number that is not negative is expected")
+        if key.endswith("_probability") and value > 1:
+            raise at(where, None, f"{key}: {value!r}", "it is a share: at most 1")
+    for key in ("noise_scp", "rir_scp"):
+        if not isinstance(getattr(config, key), (str, os.PathLike, type(None))):
+            raise at(where, None, f"{key}: {getattr(config, key)!r}", "the name of a list of recordings is expected")
     for key in ("rate", "seed"):
         if not is_whole(getattr(config, key)):
             raise at(where, None, f"{key}: {getattr(config, key)!r}", "a whole number is expected")
@@ -176,8 +187,7 @@ def _check_scalars(config: SimulationConfig, where: Pathlike) -> None:
 
 
 def _duration(value: Any, where: Pathlike) -> tuple[float, float]:
-    one = isinstance(value, (int, float)) and not isinstance(value, bool)
-    low, high = (value, value) if one else _range(value, "duration", where)
+    low, high = _range((value, value) if is_number(value) else value, "duration", where)
     if low <= 0:
         raise at(where, None, f"duration: {value!r}", "a conversation has some seconds, e.g. 50, or a range, [10, 50]")
     return low, high
@@ -187,7 +197,9 @@ def _range(value: Any, key: str, where: Pathlike) -> tuple[float, float]:
     try:
         low, high = (float(v) for v in value)
     except (TypeError, ValueError):
-        raise at(where, None, f"{key}: {value!r}", "a range is expected, e.g. [0.1, 0.7]") from None
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise at(where, None, f"{key}: {value!r}", "a range is expected, e.g. [0.1, 0.7]")
     if low > high:
         raise at(where, None, f"{key}: {value!r}", "the lower end comes first")
     return low, high

@@ -114,7 +114,9 @@ class SourceCache:
             samples = resample(samples, found_rate, rate)
             samples = samples[int(np.argmax(np.abs(samples))):]
             energy = float(np.sqrt(np.sum(np.square(samples, dtype=np.float64))))
-            found = self._put(key, (samples / (energy or 1.0)).astype(np.float32))
+            if not energy:
+                raise Unreadable(wav, f"{wav}: silent, so it is no impulse response; take it out of the list")
+            found = self._put(key, (samples / energy).astype(np.float32))
         return found
 
     def _get(self, key: tuple) -> Optional[np.ndarray]:

@@ -16,13 +16,15 @@ allow_problems=false  # go on when single meetings cannot be used
 
 [ "${lang}" = zh ] || { echo "local/data.sh: --lang ${lang}: the corpus is Mandarin; leave --lang out" >&2; exit 1; }
 common=(--out "${datadir}" --nj "${nj}" --debug "${debug}" --allow_problems "${allow_problems}")
+# Single recordings with problems stop no other corpus; the exit code tells of them at the end.
+code=0
 python3 -m espnet_mt_llm.bin.prepare_alimeeting --root "${ALIMEETING}" --channel "${channel}" --profile "${profile}" \
-    --fields ${fields//,/ } "${common[@]}"
+    --fields ${fields//,/ } "${common[@]}" || code=$?
 if [ -n "${AISHELL2}" ]; then
-    python3 -m espnet_mt_llm.bin.prepare_aishell2 --root "${AISHELL2}" "${common[@]}"
+    python3 -m espnet_mt_llm.bin.prepare_aishell2 --root "${AISHELL2}" "${common[@]}" || code=$?
 fi
 if [ -n "${LIBRISPEECH}" ]; then
-    python3 -m espnet_mt_llm.bin.prepare_librispeech --root "${LIBRISPEECH}" "${common[@]}"
+    python3 -m espnet_mt_llm.bin.prepare_librispeech --root "${LIBRISPEECH}" "${common[@]}" || code=$?
 fi
 
 # list_audio <folder, or folder/glob> <scp> [<option>...]: list the recordings of a folder
@@ -39,8 +41,9 @@ list_audio() {
 }
 
 if [ -n "${NOISE}" ]; then
-    list_audio "${NOISE}" "${datadir}/noise.scp"
+    list_audio "${NOISE}" "${datadir}/noise.scp" || code=$?
 fi
 if [ -n "${RIRS}" ]; then
-    list_audio "${RIRS}" "${datadir}/rir.scp" ${NOISE:+--apart_from "${datadir}/noise.scp"}
+    list_audio "${RIRS}" "${datadir}/rir.scp" ${NOISE:+--apart_from "${datadir}/noise.scp"} || code=$?
 fi
+exit "${code}"
