@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -222,6 +223,28 @@ def test_a_bad_session_does_not_stop_the_others(corpus, tmp_path, dev_list):
         assert expected[row[1]] in row[2], row
     assert set(DataDir.read(out / "train").wav) == {
         "20200701_L_R001S01C01", "20200702_M_R001S02C01", "20200701_S_R001S01C01", "20200702_S_R001S02C01"}
+
+
+def test_a_session_of_two_parts_is_taken_from_the_first(corpus, tmp_path, dev_list):
+    session(corpus, "train_S", "20200702_M_R001S02C01")
+    (corpus / "train_L/TextGrid/20200701_L_R001S01C01.TextGrid").unlink()
+    out = tmp_path / "data"
+    with pytest.raises(UserError, match="2 of 8 sessions have problems"):
+        prepare(corpus, out, dev_list)
+    rows = [line.split("\t") for line in (out / "problems.tsv").read_text().splitlines()[1:]]
+    assert [row[:2] for row in rows] == [["train_L", "20200701_L_R001S01C01"], ["train_S", "20200702_M_R001S02C01"]]
+    assert rows[1][2] == (f"{corpus}/train_S: 20200702_M_R001S02C01 is in {corpus}/train_M, too, and is taken from there; "
+                          "keep one of the two")
+    assert set(DataDir.read(out / "train").wav) == {
+        "20200702_M_R001S02C01", "20200701_S_R001S01C01", "20200702_S_R001S02C01"}
+
+
+def test_train_of_an_earlier_run_is_named(corpus, tmp_path, dev_list, capsys):
+    prepare(corpus, tmp_path / "data", dev_list)
+    for path in corpus.glob("train_*"):
+        shutil.rmtree(path)
+    prepare(corpus, tmp_path / "data", dev_list)
+    assert f"rm -r {tmp_path}/data/train {tmp_path}/data/train_L" in capsys.readouterr().out
 
 
 def test_what_a_run_cannot_make_does_not_stay(corpus, tmp_path, dev_list):

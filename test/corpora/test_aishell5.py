@@ -230,19 +230,21 @@ def test_far_textgrids_that_differ_or_lack_a_speaker(corpus, tmp_path, caplog):
     assert "DA04.TextGrid: P0198 is missing in the far TextGrids and is added" in caplog.text
 
 
-def test_a_headset_without_textgrid(corpus, tmp_path):
+def test_a_headset_without_textgrid(corpus, tmp_path, caplog):
     folder = corpus / "train" / "387"
     (folder / "DA03.TextGrid").unlink()
     write_audio(folder / "DA01.wav", np.zeros(16000, dtype=np.int16), 16000)
     (folder / "DX01C01.TextGrid").write_text(textgrid(TALK["387"]), encoding="utf-8")
     aishell5.prepare(corpus, tmp_path / "a")
     assert "train_387_DA03" not in DataDir.read(tmp_path / "a" / "train_near").wav
+    assert f"{folder}: headsets without a TextGrid are left out: DA01, DA03; unpack the archive again" in caplog.text
+    caplog.clear()
     zones = tmp_path / "zones.txt"
     zones.write_text("387 P0136 3\n387 P0135 2\n")
     aishell5.prepare(corpus, tmp_path / "b", spk_zone_id=zones)
     near = DataDir.read(tmp_path / "b" / "train_near")
     assert spans(near, "train_387_DA03") == spans(DataDir.read(tmp_path / "b" / "train_far"), "train_387")[1:]
-    assert "train_387_DA01" not in near.wav  # an empty seat
+    assert "train_387_DA01" not in near.wav and "DA01; unpack" in caplog.text  # an empty seat
 
 
 def _utf16(path):
@@ -358,6 +360,27 @@ def test_a_textgrid_whose_headset_is_missing(corpus, tmp_path):
     aishell5.prepare(corpus, tmp_path, allow_problems=True)
     assert "train_near\t387" in (tmp_path / "problems.tsv").read_text()
     assert "train_387" in DataDir.read(tmp_path / "train_far").wav
+
+
+def test_a_damaged_textgrid_of_a_headset_costs_the_near_session_alone(corpus, tmp_path, caplog):
+    path = corpus / "Dev" / "Dev" / "001" / "DA04.TextGrid"
+    path.write_bytes(b"\xff\xfe\x00")
+    aishell5.prepare(corpus, tmp_path, allow_problems=True)
+    assert "the far TextGrids are used without the near ones" in caplog.text
+    rows = [line.split("\t")[:2] for line in (tmp_path / "problems.tsv").read_text().splitlines()[1:]]
+    assert rows == [["dev_near", "001"]] and spans(DataDir.read(tmp_path / "dev_far"), "dev_001")
+
+
+def test_a_copy_of_the_link_is_a_problem_and_stops_nothing(corpus, tmp_path, repository):
+    aishell5.prepare(corpus, tmp_path)
+    (tmp_path / "aishell5_eval").unlink()
+    shutil.copytree(tmp_path / "eval2_far", tmp_path / "aishell5_eval")
+    shutil.rmtree(tmp_path / "noise")
+    with pytest.raises(UserError, match="everything else was prepared"):
+        aishell5.prepare(corpus, tmp_path)
+    text = (tmp_path / "problems.tsv").read_text()
+    assert f"a folder stands where a link to eval2_far belongs, a copy of it perhaps; rm -r {tmp_path}/ais" in text
+    assert (tmp_path / "noise" / "noise.scp").exists() and not list(tmp_path.glob(".tmp*"))
 
 
 def test_damaged_noise(corpus, tmp_path):

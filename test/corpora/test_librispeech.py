@@ -84,6 +84,13 @@ def test_what_other_corpora_ask(corpus):
     assert texts == {f"84-121123-000{n}": f"CHAPTER 121123 IT'S NUMBER {n}" for n in range(3)}
 
 
+def test_a_byte_order_mark_is_no_text(corpus):
+    path = corpus / "dev-clean/84/121123/84-121123.trans.txt"
+    before = librispeech.transcript(path.parent)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert librispeech.transcript(path.parent) == before
+
+
 @pytest.mark.parametrize("content, words", [
     (None, "84-121123.trans.txt: no such file; unpack the part's archive again"),
     (b"84-121123-0000 ONE\n84-121123-0001 CAF\xc9\n", "84-121123.trans.txt:2: not UTF-8; unpack"),

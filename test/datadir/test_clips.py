@@ -121,6 +121,20 @@ def test_twice_gives_the_same_bytes_and_writes_no_audio_again(data_dir, tmp_path
     assert audio[0].stat().st_ino != inodes[0], "a new source makes a new clip"
 
 
+def test_audio_that_was_unpacked_again_makes_new_clips(data_dir, tmp_path):
+    source = data_dir.parent / "raw" / "A.wav"
+    old = source.stat().st_mtime - 1e6
+    make_clips(data_dir, tmp_path / "dump", policy="utterance_group")
+    samples, rate = read_audio(source)
+    write_audio(source, samples * 0.5, rate)
+    os.utime(source, (old, old))  # as tar does
+    make_clips(data_dir, tmp_path / "dump", policy="utterance_group")
+    clip = next(path for path in sorted((tmp_path / "dump" / "audio").iterdir()) if path.name.startswith("A-"))
+    start = int(clip.stem.split("-")[1]) / 100
+    found = read_audio(clip)[0]
+    np.testing.assert_array_equal(found, read_audio(source, start, start + len(found) / rate)[0])
+
+
 @pytest.mark.parametrize("num_jobs", [1, 2])
 def test_audio_that_is_cut_otherwise_does_not_stay(data_dir, tmp_path, num_jobs):
     out = tmp_path / "dump"

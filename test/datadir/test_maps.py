@@ -23,6 +23,11 @@ def test_map_reads_back(tmp_path_factory, mapping):
     assert list(read_map(path)) == sorted(mapping, key=lambda key: key.encode())
 
 
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfa 1\nb 2\n")
+    assert read_map(tmp_path / "text") == dict(read_lines(tmp_path / "text")) == {"a": "1", "b": "2"}
+
+
 def test_order_is_that_of_sort_in_the_c_locale(tmp_path):
     ids = ["b", "B", "a-1", "a_1", "a1", "a", "é", "中", "\U0001f600"]
     write_map(tmp_path / "m", {i: "x" for i in ids})

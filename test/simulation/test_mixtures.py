@@ -13,7 +13,7 @@ from espnet_mt_llm.common import UserError
 from espnet_mt_llm.datadir.audio import read_audio, write_audio
 from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.simulation.manifest import Mixture, Noise, Source
-from espnet_mt_llm.simulation.mixtures import MixtureReader, SourceCache, fit, render, render_sum, resample, to_16_bit
+from espnet_mt_llm.simulation.mixtures import MixtureReader, SourceCache, Unreadable, fit, render, render_sum, resample, to_16_bit
 
 RATE = 16000
 
@@ -70,6 +70,12 @@ def test_impulse_response_has_unit_energy_at_every_rate(rir_scp):
     for wav in read_map(rir_scp).values():
         response = SourceCache().impulse_response(wav, RATE)
         assert np.isclose(np.sum(response.astype(float) ** 2), 1, atol=1e-5) and np.argmax(np.abs(response)) == 0
+
+
+def test_silence_is_no_impulse_response(tmp_path):
+    write_audio(tmp_path / "none.wav", np.zeros(800, np.int16), RATE)
+    with pytest.raises(Unreadable, match="none.wav: silent, so it is no impulse response"):
+        SourceCache().impulse_response(str(tmp_path / "none.wav"), RATE)
 
 
 def test_short_noise_is_repeated_and_of_a_long_one_the_stretch_is_taken(noise_scp):
