@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Callable
 
+import numpy as np
 import pytest
 
+from espnet_mt_llm.datadir.audio import write_audio
 from espnet_mt_llm.datadir.kaldi import DataDir
 from espnet_mt_llm.datadir.maps import read_map
 
@@ -44,7 +46,9 @@ def test_one_bad_meeting_does_not_stop_the_others(checkout: Callable, toy_corpus
     next(root.glob("Eval_Ali/Eval_Ali_far/audio_dir/R8003_M8001_*")).unlink()
     recipe = checkout("alimeeting")
     options = ("--debug", "true", "--stop_stage", "data")
-    printed = recipe.run(*options, code=1, ALIMEETING=str(root))
+    write_audio(tmp_path / "noises" / "hum.wav", np.full(1600, 9, np.int16), 16000)
+    printed = recipe.run(*options, code=1, ALIMEETING=str(root), NOISE=str(tmp_path / "noises"))
+    assert list(read_map(recipe.path / "debug/data/noise.scp")) == ["hum"], "nor what else is prepared"
     listed = (recipe.path / "debug/data/problems.tsv").read_text().splitlines()
     assert listed[0] == "set\tsession\tproblem" and listed[1].startswith("eval_far\tR8003_M8001\t") and len(listed) == 2
     assert "problems.tsv" in printed and "--allow_problems true" in printed
