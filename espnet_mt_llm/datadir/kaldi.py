@@ -10,8 +10,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Callable, Container, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
-import numpy as np
-
 from espnet_mt_llm.common import Pathlike, UserError, at, in_background
 from espnet_mt_llm.datadir.maps import (
     Lookup,
@@ -66,6 +64,8 @@ def make_utt_id(spk: str, rec: str, start: float, end: float) -> str:
 
 def make_utt_ids(spks: Sequence[str], rec: str, starts: Sequence[float], ends: Sequence[float]) -> list[str]:
     """Return what :func:`make_utt_id` makes of each utterance of a recording."""
+    import numpy as np
+
     prefixes = {spk: _prefix(spk, rec) for spk in set(spks)}
     # In columns: numpy rounds as `round` does, halves to the even number.
     first, last = np.rint(np.array([starts, ends], dtype=float) * 100).astype(int).tolist()
