@@ -13,6 +13,7 @@ begin says nothing about the onset of speech; the utterances here go from onset 
 """
 
 import functools
+import logging
 import os
 from pathlib import Path
 from typing import Collection, Optional, Sequence
@@ -22,6 +23,8 @@ from espnet_mt_llm.corpora import sources
 from espnet_mt_llm.corpora.meetings import SetSummary, absent, table
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.corpora.sources import Recording
+
+log = logging.getLogger(__name__)
 
 URL = "https://www.openslr.org/12"
 PARTS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
@@ -157,6 +160,12 @@ def _folders(path: Pathlike) -> list[os.DirEntry]:
 
 
 def _recordings(folder: str) -> list[Recording]:
-    """Read one chapter."""
+    """Read one chapter; recordings that its transcript does not have are left out with a warning."""
+    texts = transcript(folder)
+    there = {name.removesuffix(".flac") for name in os.listdir(folder) if name.endswith(".flac")}
+    unknown = sorted(there - texts.keys())
+    if unknown:
+        log.warning("%s: recordings without a transcript are left out (%d): %s", folder, len(unknown),
+                    ", ".join(unknown[:3]) + (" …" if len(unknown) > 3 else ""))
     return [Recording(utt, utt.partition("-")[0], os.path.join(folder, utt + ".flac"), text)
-            for utt, text in transcript(folder).items()]
+            for utt, text in texts.items()]

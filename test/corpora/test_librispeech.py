@@ -84,6 +84,14 @@ def test_what_other_corpora_ask(corpus):
     assert texts == {f"84-121123-000{n}": f"CHAPTER 121123 IT'S NUMBER {n}" for n in range(3)}
 
 
+def test_a_recording_without_a_transcript_is_told(corpus, tmp_path, caplog):
+    folder = corpus / "dev-clean/84/121123"
+    path = folder / "84-121123.trans.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    librispeech.prepare(corpus, tmp_path, parts=["dev-clean"])
+    assert f"{folder}: recordings without a transcript are left out (1): 84-121123-0002" in caplog.text
+
+
 def test_a_byte_order_mark_is_no_text(corpus):
     path = corpus / "dev-clean/84/121123/84-121123.trans.txt"
     before = librispeech.transcript(path.parent)
