@@ -11,7 +11,6 @@ import random
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -130,6 +129,8 @@ def in_background() -> Iterator[Callable[..., None]]:
     Raises:
         Exception: that of the first call that failed, when all calls before it are through; none behind it is made.
     """
+    from concurrent.futures import Future, ThreadPoolExecutor  # with logging, not for launchers of jobs
+
     last: Optional[Future] = None
 
     def after(previous: Optional[Future], function: Callable, *args: Any) -> None:
