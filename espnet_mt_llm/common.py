@@ -13,8 +13,9 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence, Type, TypeVar, Union
+from typing import Any, Callable, Collection, Iterable, Iterator, Mapping, Optional, Sequence, Type, TypeVar, Union
 
 Pathlike = Union[str, "os.PathLike[str]"]
 T = TypeVar("T")
@@ -160,6 +161,16 @@ def is_whole(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Say whether a value of YAML or JSON is a number, whole or not."""
     return isinstance(value, float) or is_whole(value)
+
+
+def listed(names: Collection[str], most: int = 3) -> str:
+    """Name the first ones, and how many more there are.
+
+    >>> listed(["a", "b"]), listed("abcde", 2)
+    ('a, b', 'a, b and 3 more')
+    """
+    rest = len(names) - most
+    return ", ".join(islice(names, most)) + (f" and {rest} more" if rest > 0 else "")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -110,8 +110,8 @@ def _keep_first(parts: dict[str, list[Meeting]], problems: Problems) -> None:
         for meeting in parts[part]:
             kept = first.setdefault(meeting.id, meeting)
             if kept is not meeting:
-                problems.add(part, meeting.id, str(at(meeting.folder, None, f"{meeting.id} is in {kept.folder}, too, and "
-                                                      "is taken from there", "keep one of the two")))
+                problems.add(part, meeting.id, f"{meeting.folder}: {meeting.id} is in {kept.folder}, too, and is taken "
+                             "from there; keep one of the two")
         parts[part] = [meeting for meeting in parts[part] if first[meeting.id] is meeting]
 
 

@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 from typing import Collection, Optional, Sequence
 
-from espnet_mt_llm.common import Pathlike, UserError, at, nearest
+from espnet_mt_llm.common import Pathlike, UserError, at, listed, nearest
 from espnet_mt_llm.corpora import sources
 from espnet_mt_llm.corpora.meetings import SetSummary, absent, table
 from espnet_mt_llm.corpora.problems import Problems
@@ -165,7 +165,6 @@ def _recordings(folder: str) -> list[Recording]:
     there = {name.removesuffix(".flac") for name in os.listdir(folder) if name.endswith(".flac")}
     unknown = sorted(there - texts.keys())
     if unknown:
-        log.warning("%s: recordings without a transcript are left out (%d): %s", folder, len(unknown),
-                    ", ".join(unknown[:3]) + (" …" if len(unknown) > 3 else ""))
+        log.warning("%s: recordings without a transcript are left out (%d): %s", folder, len(unknown), listed(unknown))
     return [Recording(utt, utt.partition("-")[0], os.path.join(folder, utt + ".flac"), text)
             for utt, text in texts.items()]

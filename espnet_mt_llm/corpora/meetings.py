@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
-from espnet_mt_llm.common import Pathlike, UserError, at, progress
+from espnet_mt_llm.common import Pathlike, UserError, at, listed, progress
 from espnet_mt_llm.corpora.problems import Problems
 from espnet_mt_llm.datadir.audio import check_channel, info
 from espnet_mt_llm.datadir.kaldi import OVERSHOOT, DataDir, Utterance, make_utt_ids
@@ -452,7 +452,7 @@ def absent(root: Pathlike, corpus: str, variable: str, tree: str, source: str) -
     root = Path(root)
     if root.is_dir():
         names = sorted(path.name for path in root.iterdir())
-        found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "nothing"
+        found = listed(names, 8) or "nothing"
         found = f"found in it: {found}"
     else:
         found = "no such folder"

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import torch
 
-from espnet_mt_llm.common import Pathlike, UserError, at
+from espnet_mt_llm.common import Pathlike, UserError, at, listed
 
 # What trainers wrap weights in.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -69,7 +69,7 @@ def load_state(module: torch.nn.Module, given: Mapping[str, torch.Tensor], where
     """
     own = module.state_dict()
     wrong = [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
-    problems = [f"{kind} {', '.join(sorted(keys)[:3])}{' …' if len(keys) > 3 else ''} ({len(keys)} of {total})"
+    problems = [f"{kind} {listed(sorted(keys))} ({len(keys)} of {total})"
                 for kind, keys, total in (("missing", own.keys() - given.keys(), len(own)),
                                           ("extra", given.keys() - own.keys(), len(given)),
                                           ("of another shape", wrong, len(own))) if keys]

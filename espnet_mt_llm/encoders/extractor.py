@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import torch
 
-from espnet_mt_llm.common import UserError, at, from_mapping, load_yaml
+from espnet_mt_llm.common import UserError, at, from_mapping, listed, load_yaml
 from espnet_mt_llm.encoders.checkpoint import read_state
 from espnet_mt_llm.encoders.interface import SpeakerEncoder
 from espnet_mt_llm.nets.chunk_pooling import chunk_statistics, clip_statistics, over_frames
@@ -103,8 +103,7 @@ class Extractor(SpeakerEncoder):
                            ("of another shape", wrong)):
             # Files that were written before torch counted batches lack these alone.
             if keys := sorted(key for key in keys if not key.endswith("num_batches_tracked")):
-                listed = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
-                raise at(path, None, f"the weights do not fit {self.name}: {kind} {listed} ({len(keys)})",
+                raise at(path, None, f"the weights do not fit {self.name}: {kind} {listed(keys)} ({len(keys)})",
                          "give the sizes that it was trained with; " + self.wanted())
         self.load_state_dict(given, strict=False)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, progress
+from espnet_mt_llm.common import Pathlike, UserError, at, atomic_open, listed, progress
 from espnet_mt_llm.datadir.maps import read_map, write_map
 from espnet_mt_llm.datadir.stretches import Pool, Stretch, read_rows
 from espnet_mt_llm.encoders.extractor import Extractor
@@ -119,7 +119,7 @@ def extract(dump_dir: Pathlike, encoder: Extractor, key: str = "", device: str =
         before = [(name, entry) for name, entry in _current(part, dump_dir).items() if name in names]
         known |= _write(part, _with_earlier(before, _embed(stretches, encoder, device, silent, speed)))
         if silent:
-            raise at(path, None, f"silent: {_listed(silent)}; nothing is enrolled from them", REPAIR)
+            raise at(path, None, f"silent: {listed(silent, 5)}; nothing is enrolled from them", REPAIR)
     return {name: known[name] for name in names}
 
 
@@ -211,7 +211,7 @@ def _embed_batch(batch: Sequence[tuple[str, torch.Tensor]], encoder: Extractor, 
 def _check_lengths(stretches: Sequence[Stretch], path: Path) -> None:
     short = [f"{s.id} ({s.end - s.start:.2f} s)" for s in stretches if s.end - s.start < SHORTEST]
     if short:
-        raise at(path, None, f"too short to enrol from, less than {SHORTEST:g} s: {_listed(short)}",
+        raise at(path, None, f"too short to enrol from, less than {SHORTEST:g} s: {listed(short, 5)}",
                  "take them out, or make the pool again with make_enrolment --min 2")
 
 
@@ -226,7 +226,7 @@ def _tell_foreign(stretches: Sequence[Stretch], pool: Pool, dump_dir: Path) -> N
             found.append(f"{s.id} ({seconds:.1f} s)")
     if found:
         log.warning("%s: by the annotation another speaker talks in: %s; they are enrolled all the same; %s",
-                    dump_dir / "enrolment", _listed(found), REPAIR)
+                    dump_dir / "enrolment", listed(found, 5), REPAIR)
 
 
 def _talk(pool: Pool, dump_dir: Path) -> dict[str, list[tuple[str, float, float]]]:
@@ -250,7 +250,3 @@ def _talk(pool: Pool, dump_dir: Path) -> dict[str, list[tuple[str, float, float]
         except (ValueError, KeyError, TypeError):
             raise at(path, line, "not a list of segments", "make the clips again (stage 3)") from None
     return talk
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -45,6 +45,19 @@ def find_weights(model_dir: Pathlike, name: str = "") -> Path:
     raise at(model_dir / names[0], None, "no such model", "train it with the stage 'train'")
 
 
+def read_config(model_dir: Pathlike) -> dict[str, Any]:
+    """Return the arguments that the model of ``model_dir`` was trained with, and where its tokenizer lies now.
+
+    A packed model carries its files beside it; what lies at their old places now may be another recipe's.
+    """
+    config = load_yaml(Path(model_dir) / "config.yaml")
+    for key, name in (("bpemodel", Path(config.get("bpemodel") or "").name), ("tokenizer", "tokenizer")):
+        packed = Path(model_dir) / name
+        if config.get(key) and packed.exists():
+            config[key] = str(packed)
+    return config
+
+
 def read_weights(path: Path) -> Any:
     """Return the weights that a training wrote, as its model takes them.
 
@@ -68,19 +81,12 @@ def load_model(model_dir: Pathlike, task: str, weights: str = "", device: str = 
         UserError: the directory holds no model, one of another task, or weights of another configuration.
     """
     path = find_weights(model_dir, weights)
-    config = load_yaml(Path(model_dir) / "config.yaml")
+    config = read_config(model_dir)
     if _OPTIONS[task] not in config:
         found = next((f"one of {other}" for other, option in _OPTIONS.items() if option in config), "another one")
         raise at(Path(model_dir) / "config.yaml", None, f"this is no model of {task} but {found}",
                  "give a training step of that task as --model_dir")
     args = Namespace(**config)
-    # A packed model carries its files beside it; what lies at their old places now may be another recipe's.
-    if args.bpemodel:
-        packed = Path(model_dir) / Path(args.bpemodel).name
-        args.bpemodel = str(packed) if packed.exists() else args.bpemodel
-    if config.get("tokenizer"):
-        packed = Path(model_dir) / "tokenizer"
-        args.tokenizer = str(packed) if packed.is_dir() else args.tokenizer
     state = read_weights(path)
     model = task_class(task).build_model(args)
     try:

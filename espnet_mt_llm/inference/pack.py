@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 from espnet_mt_llm.common import Pathlike, at, atomic_open, load_yaml
-from espnet_mt_llm.inference.model import find_weights, read_weights
+from espnet_mt_llm.inference.model import find_weights, read_config, read_weights
 from espnet_mt_llm.text.llm_tokenizer import load_tokenizer
 
 # Zip entries carry a date; a fixed one gives the same bytes for the same model.
@@ -32,7 +32,7 @@ def pack(model_dir: Pathlike, out: Pathlike, weights: str = "") -> list[str]:
     model_dir = Path(model_dir)
     best = find_weights(model_dir, weights)
     read_weights(best)
-    config = load_yaml(model_dir / "config.yaml")
+    config = read_config(model_dir)
     files = {"config.yaml": model_dir / "config.yaml", best.name: best}
     if config.get("bpemodel"):
         bpe = Path(config["bpemodel"])

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import torch
 from torch.nn import functional as F
 
-from espnet_mt_llm.common import UserError, at, is_whole, nearest
+from espnet_mt_llm.common import UserError, at, is_whole, listed, nearest
 from espnet_mt_llm.models.lora import add_lora
 from espnet_mt_llm.text.llm_tokenizer import LLMTokenizer
 
@@ -179,8 +179,7 @@ def _pretrained(checkpoint: str, dtype: torch.dtype, attention: str) -> torch.nn
     # Such weights would be drawn at random, other ones at each loading.
     missing = sorted(found["missing_keys"])
     if missing:
-        raise at(path, None, f"weights are missing: {', '.join(missing[:3])}{' …' * (len(missing) > 3)} "
-                 f"({len(missing)})", WANTED)
+        raise at(path, None, f"weights are missing: {listed(missing)} ({len(missing)})", WANTED)
     for key in ("hidden_size", "max_position_embeddings"):
         if not hasattr(model.config, key):
             raise at(path / "config.json", None, f"no '{key}': not a language model that reads embeddings", WANTED)
