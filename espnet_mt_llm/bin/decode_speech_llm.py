@@ -25,7 +25,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for name, kind in (("batch_size", int), ("batch_positions", int), ("num_threads", int), ("weights", str),
                        ("device", str), ("dtype", str), ("registration", str), ("num_distractors", number_or_random),
                        ("beam_size", int), ("no_repeat_ngram", str), ("no_repeat_ngram_size", int),
-                       ("tokens_per_second", float), ("max_new_tokens", int), ("seed", int)):
+                       ("tokens_per_second", float), ("max_new_tokens", int), ("labels", str), ("seed", int)):
         group.add_argument(f"--{name}", type=kind)
     args = vars(parser.parse_args(argv))
     model_dir, data_dir, out_dir, config_path = (args.pop(k) for k in ("model_dir", "data_dir", "out_dir", "config"))

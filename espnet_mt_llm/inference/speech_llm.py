@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -20,6 +20,7 @@ from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.inference.decode import RunConfig, check_positive, clip_batches
 from espnet_mt_llm.inference.embeddings import stretch_embeddings
 from espnet_mt_llm.inference.generate import Answer, Generator, cap_of, check_room
+from espnet_mt_llm.inference.voice_labels import nearest_names
 from espnet_mt_llm.models.speech_llm import SpeechLLM
 from espnet_mt_llm.text import targets
 from espnet_mt_llm.text.names import name_speakers
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 MODES = ("none", "match", "over")
 NO_REPEAT = ("fallback", "always", "never")
+LABELS = ("written", "voices")
 DTYPES = ("float32", "bfloat16", "float16")
 # Speakers of other sessions with num_distractors: random (arXiv 2508.06372).
 MOST_DISTRACTORS = 50
@@ -54,6 +56,8 @@ class SpeechLLMConfig(RunConfig):
         max_new_tokens: it never has more.
         batch_positions: the most positions of a batch, prompts, audio, answers and padding; 0 for no such limit.
         dtype: precision of the language model; that of the training when empty.
+        labels: ``written`` by the model; or ``voices``: with registration the name whose voice is nearest to what it had
+            in mind, see ``inference/voice_labels.py``.
     """
 
     registration: str = "none"
@@ -67,14 +71,18 @@ class SpeechLLMConfig(RunConfig):
     max_new_tokens: int = 1024
     batch_positions: int = 0
     dtype: str = ""
+    labels: str = "written"
     seed: int = 0
 
     def check(self, where: Pathlike) -> None:
         """Check the values."""
         super().check(where)
-        for key, valid in (("registration", MODES), ("no_repeat_ngram", NO_REPEAT), ("dtype", ("", *DTYPES))):
+        for key, valid in (("registration", MODES), ("no_repeat_ngram", NO_REPEAT), ("dtype", ("", *DTYPES)),
+                           ("labels", LABELS)):
             if getattr(self, key) not in valid:
                 raise at(where, None, f"{key}: '{getattr(self, key)}'", nearest(str(getattr(self, key)), valid))
+        if self.labels == "voices" and self.registration == "none":
+            raise at(where, None, "labels: voices, but nobody is registered", "use registration: match or over")
         if self.num_distractors != "random":
             check_positive(self.num_distractors, "num_distractors", where)
         for key in ("beam_size", "no_repeat_ngram_size", "loop_period", "max_new_tokens"):
@@ -199,6 +207,9 @@ class SpeechLLMDecoder:
         if config.registration != "none" and self.model.registration is None:
             raise UserError(f"{model_dir}: this model has learnt with registration: none, so nobody can be registered; "
                             "use registration: none, or train with match, over or mixed")
+        if config.labels == "voices" and self.model.answer_voice is None:
+            raise UserError(f"{model_dir}: this model has not learnt to tell voices while it writes; use labels: written, "
+                            "or train with model_conf: {voice_weight: 2.0, voice_layer: <half of its layers>}")
         self.writing = Writing(args.format, args.prompt, args.profile, args.max_talkers, args.pause)
         self.tokenizer = task_class("speech_llm").tokenizer(args)
         self.targets = SpeechLLMTargets(self.tokenizer, self.writing, args.rate)
@@ -273,10 +284,19 @@ class SpeechLLMDecoder:
             enrolled = pad_sequence([torch.from_numpy(voices(a.registered, embeddings, size)) for a in asked],
                                     batch_first=True).to(device)
         names = [a.clip for a in asked]
-        embeds, mask = self.model.prepare(speech, lengths, prompt, sizes, enrolled, utt_id=names)
+        heard = self.model.hear(speech, lengths)
+        embeds, mask = self.model.prepare(speech, lengths, prompt, sizes, enrolled, heard, names)
         answers = self.generator(embeds, mask, [a.cap for a in asked], [a.label_size for a in asked])
-        return [(answer, parse_output(self.tokenizer.decode(answer.ids), self.writing.format, list(a.speaker_of)))
-                for a, answer in zip(asked, answers)]
+        parsed = [parse_output(self.tokenizer.decode(answer.ids), self.writing.format, list(a.speaker_of))
+                  for a, answer in zip(asked, answers)]
+        if self.config.labels == "voices":
+            # An answer without a label stays one.
+            known = [() if p.unparsable else [a.registered.names[spk] for spk in a.registered.speakers]
+                     for a, p in zip(asked, parsed)]
+            turns = nearest_names(self.model, self.tokenizer, self.writing.format, [p.turns for p in parsed], known, prompt,
+                                  sizes, enrolled, self.model.positions(heard), names)
+            parsed = [replace(p, turns=said) for p, said in zip(parsed, turns)]
+        return list(zip(answers, parsed))
 
 
 def batches(asked: Sequence[Asked], batch_size: int, batch_positions: int = 0) -> Iterator[list[Asked]]:
@@ -363,7 +383,7 @@ def _record(run: SpeechLLMDecoder) -> dict[str, Any]:
         "format": args.format, "prompt": args.prompt, "layout": args.layout, "dtype": str(run.model.llm.dtype)[6:],
         "beam_size": config.beam_size, "no_repeat_ngram": config.no_repeat_ngram,
         "no_repeat_ngram_size": config.no_repeat_ngram_size, "tokens_per_second": config.tokens_per_second,
-        "max_new_tokens": config.max_new_tokens,
+        "max_new_tokens": config.max_new_tokens, "labels": config.labels,
     }
 
 

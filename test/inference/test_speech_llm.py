@@ -102,6 +102,8 @@ def scripted(root: Path, answers: dict[str, str], **conf: Any) -> tuple[list, di
     ({"batch_positions": -1}, "batch_positions: -1"),
     ({"dtype": "bf16"}, "dtype: 'bf16'; did you mean 'bfloat16'?"),
     ({"seed": None}, "seed: None"),
+    ({"labels": "voice"}, "labels: 'voice'; did you mean 'voices'?"),
+    ({"labels": "voices"}, "labels: voices, but nobody is registered; use registration: match or over"),
     ({"weights": 5}, "weights: 5; a file in the training's output"),
 ])
 def test_bad_configuration(tmp_path: Path, conf: dict, message: str) -> None:
