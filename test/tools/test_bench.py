@@ -36,7 +36,8 @@ import pytest
                               for how in ("", ", as in the model's step"))]),
     ("prepare_alimeeting", ["--meetings", "4", "--repeats", "1"],
      ["4 meetings, far and near, one core", "4 meetings, reading alone, one core",
-      "4 meetings, far alone, one core", "--nj 2 against --nj 1"]),
+      "4 meetings, far alone, one core", "4 meetings, --nj 2 against --nj 1",
+      "Train, Eval and Test, --nj 2 against --nj 1"]),
     ("simulate_mixtures", ["--mixtures", "4", "--sources", "40", "--repeats", "1"],
      [f"{what}, {talkers} talkers{how}" for talkers in (2, 3)
       for what, how in (("epoch", ", streamed"), ("first pass", ", streamed"), ("written with sources", ""),

@@ -7,7 +7,7 @@ files must be equal byte by byte. The plain way takes the steps of the published
 intervals by ``textgrid.TextGrid.fromFile`` and indices, lists of lines, a pass that normalises the text, one that keeps
 what has text, sorting, writing.
 The row "reading alone" leaves out what both do with the intervals; the rows with ``--nj 2`` compare two processes
-with one.
+with one, on Train, and on all parts that the corpus has.
 """
 
 import argparse
@@ -27,6 +27,8 @@ from espnet_mt_llm.corpora import alimeeting
 from espnet_mt_llm.datadir.textgrid import read_tiers
 
 RATE = 16000
+# Meetings of the other parts.
+OTHERS = {"Eval": 8, "Test": 20}
 FILES = ("wav.scp", "segments", "text", "utt2spk", "spk2utt", "reco2dur")
 
 
@@ -40,8 +42,8 @@ def sparse_wav(path: Path, seconds: float, channels: int) -> None:
         f.truncate(44 + size)
 
 
-def replicate(real: Path, root: Path, meetings: int) -> None:
-    """Make Train_Ali_{far,near} of so many meetings under ``root``, each a real one under another name."""
+def replicate(real: Path, root: Path, meetings: int, part: str = "Train") -> None:
+    """Make ``<part>_Ali_{far,near}`` of so many meetings under ``root``, each a real one under another name."""
     sources = sorted((real / "Eval_Ali_far" / "textgrid_dir").glob("*.TextGrid"))
     if not sources:
         sys.exit(f"{real}: no Eval_Ali_far/textgrid_dir/*.TextGrid; set MT_TEST_DATA or --root")
@@ -49,7 +51,7 @@ def replicate(real: Path, root: Path, meetings: int) -> None:
     for number in range(meetings):
         path = sources[number % len(sources)]
         name = f"R{number:04d}_M{number:04d}"
-        far, near = root / "Train_Ali_far", root / "Train_Ali_near"
+        far, near = (root / f"{part}_Ali_{field}" for field in alimeeting.FIELDS)
         for folder in (far / "textgrid_dir", near / "textgrid_dir"):
             folder.mkdir(parents=True, exist_ok=True)
         (far / "textgrid_dir" / f"{name}.TextGrid").write_bytes(path.read_bytes())
@@ -186,9 +188,12 @@ def benchmark(real: Path, work: Path, meetings: int, repeats: int) -> list[dict]
     far, _ = interleaved(lambda: ours(work / "corpus", work / "ours", 1, ("far",)), lambda: None, repeats)
     rows.append(row(f"{meetings} meetings, far alone, one core", far, None, "s"))
     os.sched_setaffinity(0, cores)
-    two, one = interleaved(lambda: ours(work / "corpus", work / "ours", 2),
-                           lambda: ours(work / "corpus", work / "ours", 1), repeats)
-    rows.append(row("--nj 2 against --nj 1", two, one, "s"))
+    for what in (f"{meetings} meetings", "Train, Eval and Test"):
+        two, one = interleaved(lambda: ours(work / "corpus", work / "ours", 2),
+                               lambda: ours(work / "corpus", work / "ours", 1), repeats)
+        rows.append(row(f"{what}, --nj 2 against --nj 1", two, one, "s"))
+        for part, number in OTHERS.items():
+            replicate(real, work / "corpus", number, part)
     return rows
 
 
