@@ -22,6 +22,7 @@ class Answers:
 
     Attributes:
         registration: asr, no, match or over; empty where it is not said.
+        labels: whose they are, ``written`` by the model or those of the nearest ``voices``; empty where it is not said.
         unparsable: number of clips without a label; their words count as deleted.
         unparsable_clips: their names, as far as decode.json has them.
         counts: malformed parts, answers that were stopped because they repeated themselves (``repeated``) or reached
@@ -34,10 +35,11 @@ class Answers:
     unparsable_clips: Tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     overregistered: Optional[Mapping[str, int]] = None
+    labels: str = ""
 
     def section(self) -> Dict[str, Any]:
         """Return the part of score.json about the whole set."""
-        return {"registration": self.registration, "unparsable": self.unparsable, **self.counts}
+        return {"registration": self.registration, "labels": self.labels, "unparsable": self.unparsable, **self.counts}
 
 
 def read_answers(decode: Mapping[str, Any], hyp: Path, reference: Mapping[str, Sequence], where: Path
@@ -58,7 +60,7 @@ def read_answers(decode: Mapping[str, Any], hyp: Path, reference: Mapping[str, S
         unparsable = len(set(clips))
     overregistered = _read_overregistered(hyp / OVERREGISTERED, reference, where)
     return Answers(str(decode.get("registration") or ""), _count(unparsable, "unparsable", path), clips, counts,
-                   overregistered)
+                   overregistered, str(decode.get("labels") or ""))
 
 
 def unparsable_clips(decode: Mapping[str, Any]) -> Tuple[str, ...]:

@@ -119,9 +119,9 @@ def answers_table(score: Score) -> Html:
     lines: List[List[Any]] = [["talkers", *(m.head for m in parts[0][1])]]
     lines += [[talkers, *(m.text for m in found)] for talkers, found in parts]
     given = dict(score["answers"])
-    mode = given.pop("registration")
+    modes = {key: given.pop(key, "") for key in ("registration", "labels")}
     given.pop("clips", None)
-    facts = [f"registration: {mode}"] if mode else []
+    facts = [f"{key}: {mode}" for key, mode in modes.items() if mode]
     facts += [f"{_ANSWERS[key]}: {n}" for key, n in given.items()]
     return join([el("h4", "Answers"), el("p", ", ".join(facts), class_="small"), html_table(lines, 1)])
 

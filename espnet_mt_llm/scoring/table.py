@@ -298,7 +298,9 @@ def overregistered_curves(scores: Sequence[Score]) -> Dict[str, List[Tuple[str, 
 def _curve(score: Score) -> List[str]:
     """Return what the points of one curve share."""
     several = len(score.get("by_overregistered", {})) > 1
-    return [score["system"], score["step"], *([score["decode"]] if several else []), score["set"]]
+    voices = score.get("answers", {}).get("labels") == "voices"
+    return [score["system"], score["step"], *([score["decode"]] if several else ["labels by voice"] if voices else []),
+            score["set"]]
 
 
 def mermaid_chart(title: str, over: str, unit: str, points: Sequence[Tuple[str, float]]) -> str:

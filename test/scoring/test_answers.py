@@ -72,7 +72,7 @@ def test_an_unparsable_answer_is_deleted(decode):
     score = decode(clips, said, unparsable=["d"], malformed=3, repeated=1)
     for metric in ("cp", "orc", "dicp", "serialized"):
         assert score["metrics"][metric]["deletions"] == 6 == score["metrics"][metric]["errors"], metric
-    assert score["answers"] == {"registration": "no", "unparsable": 1, "malformed": 3, "repeated": 1, "capped": 0}
+    assert score["answers"] == {"registration": "no", "labels": "", "unparsable": 1, "malformed": 3, "repeated": 1, "capped": 0}
     assert score["missing_hypotheses"] == [] and score["sessions"]["d"]["unparsable"]
     assert score["count"]["confusion"] == {"2": {"0": 1, "2": 1}}
     assert "unparsable: 1" in summary(score) and "warning" not in summary(score)
@@ -185,6 +185,9 @@ def test_decodings_with_one_number_of_others_each_make_one_curve(decode, tmp_pat
     assert name == "speakerlm / 01_sctc_train / test"
     assert [(number, round(rate, 2)) for number, rate in points] == [("1", 0.0), ("5", 33.33), ("20", 16.67)]
     assert [row[4] for row in overregistered_table(scores)] == ["over-registered", "1", "5", "20"]
+    # Labels that come about in another way make another curve.
+    by_voice = [{**s, "answers": {**s["answers"], "labels": "voices"}} for s in scores]
+    assert list(overregistered_curves(scores + by_voice)) == [name, name.replace("train /", "train / labels by voice /")]
 
 
 def test_columns_of_answers_stand_only_where_a_row_has_them(decoded, tmp_path):
