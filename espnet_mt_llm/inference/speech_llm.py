@@ -48,7 +48,8 @@ class SpeechLLMConfig(RunConfig):
 
     Attributes:
         registration: ``none``; ``match`` registers the speakers of a clip, ``over`` also speakers of other sessions.
-        num_distractors: how many of those, or ``random`` for 1 to 50, drawn for each clip from ``seed``.
+        num_distractors: how many of those, or ``random`` for 1 to 50, or as many as there are if these are fewer, drawn
+            for each clip from ``seed``.
         beam_size: 1 for greedy search.
         no_repeat_ngram, no_repeat_ngram_size, loop_period, loop_times: see
             :class:`~espnet_mt_llm.inference.generate.Generator`.
@@ -143,11 +144,15 @@ class Registrations:
         if config.registration == "over" and not any(c.distractors for c in self.chosen.values()):
             raise at(self.path, None, "no clip has a speaker of another session to register",
                      "use registration: match, or a larger set")
-        if config.registration == "over" and config.num_distractors != "random":
+        if config.registration == "over":
             least = min(len(c.distractors) for c in self.chosen.values())
-            if least < config.num_distractors:
-                log.warning("%s: some clips have %d speakers of other sessions, fewer than num_distractors: %d; those "
-                            "are registered", self.path, least, config.num_distractors)
+            wanted = f"num_distractors: {config.num_distractors}"
+            if config.num_distractors == "random" and least < MOST_DISTRACTORS:
+                log.warning("%s: some clips have %d speakers of other sessions; with %s no more than those are registered, "
+                            "instead of up to %d", self.path, least, wanted, MOST_DISTRACTORS)
+            elif config.num_distractors != "random" and least < config.num_distractors:
+                log.warning("%s: some clips have %d speakers of other sessions, fewer than %s; those are registered",
+                            self.path, least, wanted)
         self.stretches = {spk: value.split() for spk, value in read_map(data_dir / "spk2enrolment").items()}
         self.names = name_speakers(sorted({*self.stretches, *(s for c in self.chosen.values() for s in c.speakers)}))
 
@@ -161,7 +166,8 @@ class Registrations:
         distractors: Sequence[str] = ()
         if self.config.registration == "over":
             number = self.config.num_distractors
-            number = 1 + chance.index(MOST_DISTRACTORS) if number == "random" else number
+            if number == "random":
+                number = 1 + chance.index(max(1, min(MOST_DISTRACTORS, len(chosen.distractors))))
             distractors = chosen.distractors[:number]
         stretches = {spk: given for spk, given in chosen.speakers.items() if given}
         for spk in distractors:

@@ -248,7 +248,16 @@ def caption(convention: Tuple[str, str, str], scores: Sequence[Score]) -> str:
     name = RATE_NAMES[unit]
     return (f"Unit {unit}, normalisation `{profile}`, speakers permuted by {permutation}, micro-averaged. "
             f"{name}: serialized transcript, reference order: {orders}; <sc> is stripped."
-            + "".join(text for key, text in _CAPTIONS.items() if any(key in s for s in scores)))
+            + "".join(text for key, text in _CAPTIONS.items() if any(key in s for s in scores)) + _of_speed(scores))
+
+
+def _of_speed(scores: Sequence[Score]) -> str:
+    """Say what RTF means, and in which batches it was measured; nothing where there is none."""
+    sizes = sorted({s["speed"].get("batch_size", 1) for s in scores if s["speed"] and s["speed"]["rtf"] is not None})
+    if not sizes:
+        return ""
+    return (" RTF: seconds of decoding for a second of audio, without loading the model, in batches of "
+            f"{' or '.join(map(str, sizes))}.")
 
 
 _CAPTIONS = {

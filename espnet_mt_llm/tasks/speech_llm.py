@@ -6,7 +6,7 @@ step of their trainings: ``train_parts`` says which parts a step trains. The pub
 =========  ==================================================  ====================================
  step       SpeakerLM                                           dual encoder
 =========  ==================================================  ====================================
- 1          adapter, llm_lora; layout semantic, format sot      adapter, llm_lora; layout semantic
+ 1          adapter, encoder, llm_lora; format sot              adapter, llm_lora; layout semantic
  2          adapter, speaker_adapter                            adapter, speaker_adapter, llm_lora
  3          adapter, speaker_adapter, encoder                   the same; loss asr_spk, concatenate
  4          adapter, speaker_adapter, encoder, llm_lora         with encoder_lora; loss balanced

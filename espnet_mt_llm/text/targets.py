@@ -15,7 +15,7 @@ from espnet_mt_llm.text.parsing import CHANGE_TEXT, check_format
 from espnet_mt_llm.text.serialisation import Order, Turn, utterances
 
 TEXT, CHANGE, SPEAKER, END = range(4)
-# Overlapping turns stand by their start (D.8 "by segment start" of arXiv 2606.13095).
+# Overlapping turns stand by the start of their segments, as annotated; arXiv 2606.13095 has timed them anew.
 ORDER = Order("onset", unit="utterance")
 
 _TAG = re.compile(r"<[^<>\s]*>")
