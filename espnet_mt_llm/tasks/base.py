@@ -103,6 +103,9 @@ class MultiTalkerTask(AbsTask):
                            help="train and validate on the clips with these talker counts only, e.g. 1; empty: on all")
         group.add_argument("--mixed_batches", type=str2bool, default=False,
                            help="train on random batches of batch_size clips instead of batches of like length")
+        group.add_argument("--rate_groups", nargs="*", default=[],
+                           help="parts of the model with a learning rate of their own, e.g. encoder; rates in optim_conf "
+                                "and scheduler_conf are lists then: one for each of them, and one for the rest")
         group.add_argument("--num_threads", type=int, default=0,
                            help="CPU threads of the training; 0: as OMP_NUM_THREADS says")
         group.add_argument("--debug", type=str2bool, default=False, help="a few steps only, to see that all runs")
@@ -233,10 +236,45 @@ class MultiTalkerTask(AbsTask):
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-        """Return the optimizer of ``args.optim``; ``muon`` must know which parameters are embeddings."""
+        """Return the optimizer of ``args.optim``; ``muon`` must know which parameters are embeddings.
+
+        Raises:
+            UserError: no such part in ``rate_groups``, or not as many learning rates as there are groups.
+        """
         if args.optim == "muon":
-            return [Muon(model, **args.optim_conf)]
-        return super().build_optimizers(args, model)
+            if args.rate_groups:
+                raise UserError("rate_groups: muon has two groups of its own, matrices and the rest; use another optim")
+            optimizers = [Muon(model, **args.optim_conf)]
+        elif args.rate_groups:
+            optimizers = [optim_classes[args.optim](rate_groups(model, args.rate_groups), **args.optim_conf)]
+        else:
+            optimizers = super().build_optimizers(args, model)
+        groups = len(optimizers[0].param_groups)
+        for key, value in (args.scheduler_conf or {}).items():
+            if key.endswith("_lr") and isinstance(value, list) and len(value) != groups:
+                raise UserError(f"scheduler_conf: {key}: {value}; the parameters are in {groups} group"
+                                f"{'s' * (groups > 1)}: give one value, or {groups}")
+        return optimizers
+
+
+def rate_groups(model: torch.nn.Module, parts: Sequence[str]) -> list[dict[str, list[torch.nn.Parameter]]]:
+    """Return the learning parameters of ``model`` in groups for an optimizer: of each of ``parts``, and of the rest.
+
+    Raises:
+        UserError: a part of which nothing learns, or a model of which nothing else does.
+    """
+    groups: dict[str, list[torch.nn.Parameter]] = {part: [] for part in parts}
+    rest = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.get(name.partition(".")[0], rest).append(parameter)
+    for part, found in groups.items():
+        if not found:
+            raise UserError(f"rate_groups: nothing of '{part}' learns; "
+                            f"{nearest(part, [name for name, _ in model.named_children()])}")
+    if not rest:
+        raise UserError(f"rate_groups: {', '.join(parts)} are all that learns; leave one of them out")
+    return [{"params": found} for found in (*groups.values(), rest)]
 
 
 def merged(values: dict, changes: dict) -> dict:

@@ -510,6 +510,33 @@ def test_a_longer_training_goes_on_in_the_new_schedule(root: Path, work: Path) -
     assert rates[1:] == pytest.approx([h["train"]["optim0_lr0"] for h in history(whole)][1:])
 
 
+def test_parts_with_a_learning_rate_of_their_own(root: Path, work: Path) -> None:
+    conf = {"optim": "adamw", "optim_conf": {}, "scheduler": "onecyclelr", "num_iters_per_epoch": 4,
+            "scheduler_conf": {"max_lr": [0.001, 0.02], "cycle_momentum": False}, "rate_groups": ["llm"]}
+    rates = history(train(work, root / "dump", "01", **conf, max_epoch=2))[1]["train"]
+    assert rates["optim0_lr1"] == pytest.approx(20 * rates["optim0_lr0"])
+    args = parsed(work, root / "dump", "02", **conf)
+    model = SpeechLLMTask.build_model(args)
+    optimizer, = SpeechLLMTask.build_optimizers(args, model)
+    first, rest = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
+    assert first == {id(p) for p in model.llm.parameters() if p.requires_grad}
+    assert first | rest == {id(p) for p in model.parameters() if p.requires_grad} and not first & rest
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"rate_groups": ["lm"]}, "rate_groups: nothing of 'lm' learns; did you mean 'llm'"),
+    ({"rate_groups": ["adapter", "llm"]}, "rate_groups: adapter, llm are all that learns; leave one of them out"),
+    ({"rate_groups": ["llm"], "optim": "muon", "optim_conf": {}}, "rate_groups: muon has two groups of its own"),
+    ({"rate_groups": ["llm"], "scheduler": "onecyclelr", "scheduler_conf": {"max_lr": [0.1, 0.1, 0.1]},
+      "num_iters_per_epoch": 2}, r"max_lr: \[0.1, 0.1, 0.1\]; the parameters are in 2 groups: give one value, or 2"),
+    ({"scheduler": "onecyclelr", "scheduler_conf": {"max_lr": [0.1, 0.1]}, "num_iters_per_epoch": 2},
+     "the parameters are in 1 group: give one value, or 1"),
+])
+def test_learning_rates_that_fit_no_parts(root: Path, work: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(work, root / "dump", "01", **changes)
+
+
 @pytest.mark.parametrize("change", [{"format": "sc_suffix"}, {"prompt": "dual"}, {"optim_conf": {"lr": 0.5}},
                                     {"new_tokens": ["x", "y"]}])
 def test_a_training_does_not_go_on_as_another_one(root: Path, work: Path, change: dict) -> None:
