@@ -99,9 +99,11 @@ class Generator:
 
     def _answer(self, ids: Sequence[int], cap: int) -> Answer:
         said = self._until_end(ids, cap)
-        kept = without_loop(said, self.loop_period, self.loop_times)
+        capped = len(said) >= cap
+        # One that came to its end by itself is not endless, whatever stands there; others end where they are looked at.
+        kept = without_loop(said, self.loop_period, self.loop_times) if capped or len(said) % EVERY == 0 else said
         looped = len(kept) < len(said)
-        return Answer(kept, looped, not looped and len(said) >= cap)
+        return Answer(kept, looped, not looped and capped)
 
     def _search(self, embeds: torch.Tensor, mask: torch.Tensor, caps: Sequence[int], sizes: Optional[Sequence[int]],
                 loop_times: int) -> list[list[int]]:

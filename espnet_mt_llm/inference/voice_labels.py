@@ -5,29 +5,31 @@ A small language model finds the voice of a turn more often than it then copies 
 the registered name whose voice is nearest to the mean of what its tokens tell. Ours, of no publication.
 """
 
-import math
+import logging
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Optional
 
 import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_mt_llm.models.speech_llm import SpeechLLM
+from espnet_mt_llm.models.speech_llm import AUDIO, SpeechLLM
 from espnet_mt_llm.text.llm_tokenizer import LLMTokenizer
 from espnet_mt_llm.text.parsing import Turns
-from espnet_mt_llm.text.targets import Encoded, build_target, clean, encode_target
+from espnet_mt_llm.text.targets import Encoded, encode_target, turns_again
 from espnet_mt_llm.train.speech_llm_targets import saying
+
+log = logging.getLogger(__name__)
 
 
 def nearest_names(model: SpeechLLM, tokenizer: LLMTokenizer, fmt: str, turns: Sequence[Turns],
                   names: Sequence[Sequence[str]], prompt: torch.Tensor, prompt_lengths: torch.Tensor,
-                  enrolled: torch.Tensor, audio: Optional[tuple[torch.Tensor, torch.Tensor]],
-                  utt_id: Optional[Sequence[str]] = None) -> list[Turns]:
-    """Return ``turns`` of B answers with the names of the nearest voices.
+                  enrolled: torch.Tensor, audio: tuple[torch.Tensor, torch.Tensor], utt_id: Sequence[str]
+                  ) -> list[Turns]:
+    """Return ``turns`` of B answers with the names of the nearest voices in place of other names.
 
-    A clip without a registered voice keeps its labels, as does a turn without words.
+    A turn with a number stays what it is, for somebody who is not registered, as does one without words, a clip with
+    nobody registered, and an answer so much longer in good form that the language model has no positions for it.
 
     Args:
         model: has learnt with ``voice_layer``.
@@ -36,36 +38,39 @@ def nearest_names(model: SpeechLLM, tokenizer: LLMTokenizer, fmt: str, turns: Se
         prompt, prompt_lengths, enrolled, utt_id: see :meth:`SpeechLLM.prepare`.
         audio: what :meth:`SpeechLLM.positions` gives.
     """
-    written = [_again(said, known, fmt, tokenizer) for said, known in zip(turns, names)]
-    target = pad_sequence([torch.tensor(encoded.ids) for encoded, _ in written], batch_first=True).to(prompt.device)
-    sizes = torch.tensor([len(encoded.ids) for encoded, _ in written], device=prompt.device)
-    _, middle = model.predict(prompt, prompt_lengths, target, sizes, audio, enrolled, utt_id)
+    room = model.llm.max_positions - (prompt_lengths + audio[1] - (prompt == AUDIO).sum(1))
+    written = [encode_target(turns_again(said, fmt), tokenizer) for said in turns]
+    for k, encoded in enumerate(written):
+        if len(encoded.ids) > int(room[k]):
+            log.warning("clip '%s': its answer needs %d positions to be read again and has %d; it keeps the names that "
+                        "were written", utt_id[k], len(encoded.ids), int(room[k]))
+            written[k] = encode_target(turns_again([], fmt), tokenizer)
+    target = pad_sequence([torch.tensor(encoded.ids) for encoded in written], batch_first=True).to(prompt.device)
+    sizes = torch.tensor([len(encoded.ids) for encoded in written], device=prompt.device)
+    _, middle = model.target_states(prompt, prompt_lengths, target, sizes, audio, enrolled, utt_id)
     out = []
-    for k, (encoded, places) in enumerate(written):
+    for k, encoded in enumerate(written):
         out.append(list(turns[k]))
         if not names[k]:
             continue
         found = model.answer_voice.found(middle[k])
         cosines = turn_voices(encoded, found) @ F.normalize(enrolled[k, : len(names[k])].float(), dim=-1).T
-        for place, nearest in zip(places, cosines.argmax(1).tolist()):
-            for i in place:
-                out[k][i] = (names[k][nearest], turns[k][i][1])
+        for i, nearest in zip(_numbers(encoded), cosines.argmax(1).tolist()):
+            label, words = turns[k][i]
+            if not label.isdecimal():
+                out[k][i] = (names[k][nearest], words)
     return out
 
 
-def _again(turns: Turns, names: Sequence[str], fmt: str, tokenizer: LLMTokenizer) -> tuple[Encoded, list[list[int]]]:
-    """Return an answer's tokens as they should have been written, and which turns each of its turns is made of."""
-    said = [(label, i) for i, (label, words) in enumerate(turns) if clean(words, fmt)[0]]
-    places = [[i for _, i in run] for _, run in groupby(said, key=lambda pair: pair[0])]
-    segments = [{"session_id": "", "speaker": label, "start_time": float(i), "end_time": i + 1.0, "words": turns[i][1]}
-                for label, i in said]
-    pieces = build_target(segments, fmt, {label: label for label, _ in said if label in names}, math.inf)
-    return encode_target(pieces, tokenizer), places
+def _numbers(target: Encoded) -> list[int]:
+    """Return the number of each turn of ``target``; that of the end, who is nobody's, is not among them."""
+    return [int(number) for number, _ in groupby(target.speakers) if number]
 
 
 def turn_voices(target: Encoded, found: torch.Tensor) -> torch.Tensor:
     """Return the mean voice ``(N, E)`` of each turn of ``target`` from those that its states tell, ``(U, E)``."""
-    turns = [n for n, (_, run) in enumerate(groupby(target.speakers)) for _ in run]
-    whose = torch.tensor(saying(target.types, turns, -1), device=found.device)
-    # The last run is the end of the answer.
-    return torch.stack([found[: len(whose)][whose == n].mean(0) for n in range(turns[-1])]) if turns[-1] else found[:0]
+    whose = saying(target.types, target.speakers, "")
+    turns = [number for number, _ in groupby(target.speakers) if number]
+    places = [torch.tensor([k for k, number in enumerate(whose) if number == turn], device=found.device)
+              for turn in turns]
+    return torch.stack([found[place].mean(0) for place in places]) if places else found[:0]

@@ -349,12 +349,22 @@ class SpeechLLM(MultiTalkerModel):
         """Return the logits ``(B, U, V)`` of each target token, given those before it, and the states ``(B, U, H)``
         behind ``voice_layer`` (None without it) that predict it.
 
-        Clips are padded at their ends alone, so that no mask is needed; the output layer, most of the work of a small
-        model with a large vocabulary, sees the target only.
+        The output layer, most of the work of a small model with a large vocabulary, sees the target only.
 
         Args:
             prompt, target, enrolled, utt_id: see :meth:`forward`.
             audio: what :meth:`positions` gives.
+        """
+        hidden, middle = self.target_states(prompt, prompt_lengths, target, target_lengths, audio, enrolled, utt_id)
+        return self.llm.logits(hidden), middle
+
+    def target_states(self, prompt: torch.Tensor, prompt_lengths: torch.Tensor, target: torch.Tensor,
+                      target_lengths: torch.Tensor, audio: Optional[tuple[torch.Tensor, torch.Tensor]] = None,
+                      enrolled: Optional[torch.Tensor] = None, utt_id: Optional[Sequence[str]] = None
+                      ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Return the last states ``(B, U, H)`` that predict each target token, and those behind ``voice_layer``.
+
+        Clips are padded at their ends alone, so that no mask is needed. For the arguments see :meth:`predict`.
         """
         known = length_mask(target_lengths, target.size(1))
         tokens = torch.cat([prompt, target], dim=1)
@@ -365,7 +375,7 @@ class SpeechLLM(MultiTalkerModel):
         steps = (inside.sum(1) - known.sum(1) - 1).unsqueeze(1) + torch.arange(target.size(1), device=target.device)
         steps = steps.clamp(0, hidden.size(1) - 1)
         index = steps.unsqueeze(-1).expand(-1, -1, hidden.size(-1))
-        return self.llm.logits(hidden.gather(1, index)), None if middle is None else middle.gather(1, index)
+        return hidden.gather(1, index), None if middle is None else middle.gather(1, index)
 
     def _statistics(self, result: BalancedLoss, logits: torch.Tensor, target: torch.Tensor, types: torch.Tensor
                     ) -> dict[str, torch.Tensor]:

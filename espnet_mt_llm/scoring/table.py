@@ -307,9 +307,10 @@ def overregistered_curves(scores: Sequence[Score]) -> Dict[str, List[Tuple[str, 
 def _curve(score: Score) -> List[str]:
     """Return what the points of one curve share."""
     several = len(score.get("by_overregistered", {})) > 1
-    voices = score.get("answers", {}).get("labels") == "voices"
-    return [score["system"], score["step"], *([score["decode"]] if several else ["labels by voice"] if voices else []),
-            score["set"]]
+    how = ["labels by voice"] if score.get("answers", {}).get("labels") == "voices" else []
+    beam = score.get("decoding", {}).get("beam_size") or 1
+    how += [f"beam of {beam}"] if beam > 1 else []
+    return [score["system"], score["step"], *([score["decode"]] if several else how), score["set"]]
 
 
 def mermaid_chart(title: str, over: str, unit: str, points: Sequence[Tuple[str, float]]) -> str:

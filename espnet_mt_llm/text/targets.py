@@ -155,6 +155,23 @@ def _turn_pieces(fmt: str, label: str, said: List[Piece], overlapped: bool) -> L
     return ([change] if segment else []) + said
 
 
+def turns_again(turns: Sequence[Tuple[str, str]], fmt: str) -> List[Piece]:
+    """Write turns that were read from an answer, (label, text), as they should stand there, END at the end.
+
+    Each turn is by itself, also beside one with the same label; one of which :func:`clean` leaves nothing is left out.
+    The speaker of a piece is the number of its turn.
+
+    >>> text_of(turns_again([("0", "hello: there"), ("Mike", "fine"), ("Mike", "<sil>")], "speakerlm"))
+    ' spk 0: hello there Mike: fine'
+    """
+    pieces: List[Piece] = []
+    for i, (label, words) in enumerate(turns):
+        text, _ = clean(words, fmt)
+        if text:
+            pieces += _turn_pieces(fmt, label, [Piece(f" {text}", TEXT, i, False, str(i))], False)
+    return [*pieces, Piece("", END, -1, False)]
+
+
 def text_of(pieces: Sequence[Piece]) -> str:
     """Return the string that pieces make up."""
     return "".join(piece.text for piece in pieces)

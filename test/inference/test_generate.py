@@ -182,6 +182,15 @@ def test_repeated_tokens_are_kept_where_ngrams_alone_are_banned(looping: LLM, mo
     assert len(found[0].ids) == 60 and found[0].capped and not found[0].repeated
 
 
+def test_an_answer_that_comes_to_its_end_is_not_endless(llm: LLM) -> None:
+    """Eight times the same word and the end is an answer; where answers are looked at, and at their limit, it is a loop."""
+    generator = Generator(llm, {END}, PAD, 1, "never", 1, 8, 8)
+    said = [7, 9, 3, *[5] * 8]
+    assert generator._answer([*said, END, PAD], 50) == (said, False, False)
+    assert generator._answer(said, len(said)) == ([7, 9, 3, 5], True, False)
+    assert generator._answer([*[5] * 8, END], 50) == ([5], True, False)
+
+
 def test_stop_in_a_beam() -> None:
     """Two candidates of each of two clips."""
     stop = _Stop(torch.tensor([0, 1]), 4, 3)

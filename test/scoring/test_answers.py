@@ -187,7 +187,9 @@ def test_decodings_with_one_number_of_others_each_make_one_curve(decode, tmp_pat
     assert [row[4] for row in overregistered_table(scores)] == ["over-registered", "1", "5", "20"]
     # Labels that come about in another way make another curve.
     by_voice = [{**s, "answers": {**s["answers"], "labels": "voices"}} for s in scores]
-    assert list(overregistered_curves(scores + by_voice)) == [name, name.replace("train /", "train / labels by voice /")]
+    beam = [{**s, "decoding": {**s["decoding"], "beam_size": 4}} for s in scores]
+    assert list(overregistered_curves(scores + by_voice + beam)) == [
+        name, name.replace("train /", "train / labels by voice /"), name.replace("train /", "train / beam of 4 /")]
 
 
 def test_columns_of_answers_stand_only_where_a_row_has_them(decoded, tmp_path):
