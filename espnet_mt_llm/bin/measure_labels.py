@@ -33,8 +33,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     import torch
 
     from espnet_mt_llm.datadir.maps import read_map
+    from espnet_mt_llm.inference.decode import check_device
     from espnet_mt_llm.inference.labels import LabelProbe
 
+    check_device(args.device, "measure_labels")
     torch.set_num_threads(args.num_threads)
     supervision = read_map(Path(args.data_dir) / "supervision")
     if args.num_clips:

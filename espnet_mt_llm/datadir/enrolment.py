@@ -113,8 +113,8 @@ def make_enrolment(
     Raises:
         UserError: numbers that make no sense, files that do not fit together, or none of the speakers in the sources.
     """
-    if not 0.1 <= shortest <= longest:
-        raise UserError(f"stretches of {shortest:g} to {longest:g} s: expected 0.1 <= min <= max")
+    if not 0.1 <= shortest <= longest < math.inf:
+        raise UserError(f"stretches of {shortest:g} to {longest:g} s: expected 0.1 <= min <= max, both finite")
     if num_stretches < 1 or num_distractors < 0:
         raise UserError(f"{num_stretches} stretches, {num_distractors} distractors: expected at least 1 and 0")
     data_dir, dump_dir = Path(data_dir), Path(dump_dir)
@@ -196,10 +196,22 @@ def read_registration(dump_dir: Pathlike) -> dict[str, Registration]:
     found = {}
     for line, (clip, value) in read_rows(path, 2, "make it: python -m espnet_mt_llm.bin.make_enrolment"):
         try:
-            found[clip] = Registration(**json.loads(value))
+            made = Registration(**json.loads(value))
         except (ValueError, TypeError):
-            raise at(path, line, "not a registration", "make it again: bin/make_enrolment") from None
+            made = None
+        if made is None or not _is_registration(made):
+            raise at(path, line, "not a registration", "make it again: bin/make_enrolment")
+        if clip in found:
+            raise at(path, line, f"the clip '{clip}' stands there twice", "make it again: bin/make_enrolment")
+        found[clip] = made
     return found
+
+
+def _is_registration(made: Registration) -> bool:
+    """Say whether it has the types that it should have."""
+    return isinstance(made.speakers, dict) and all(
+        isinstance(given, list) and all(isinstance(item, str) for item in given)
+        for given in (*made.speakers.values(), made.distractors))
 
 
 def write_source_dirs(data_dir: Pathlike, names: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ import torch
 from espnet_mt_llm.common import Pathlike, UserError, at, from_mapping, is_whole, load_yaml, progress
 from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.maps import read_map
+from espnet_mt_llm.datadir.stretches import read_rows
 from espnet_mt_llm.text.serialisation import Order
 from espnet_mt_llm.train.preprocess import as_samples
 
@@ -58,11 +59,16 @@ class RunConfig:
             check_positive(getattr(self, key), key, where)
         if not isinstance(self.weights, str):
             raise at(where, None, f"weights: {self.weights!r}", "a file in the training's output is expected")
-        try:
-            if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
-                raise at(where, None, f"device: {self.device}, but torch finds no GPU", "use device: cpu")
-        except (RuntimeError, TypeError):
-            raise at(where, None, f"device: {self.device!r}", "use cpu, cuda or cuda:<n>") from None
+        check_device(self.device, where)
+
+
+def check_device(device: Any, where: Pathlike) -> None:
+    """Refuse what is no device, or one that is not there."""
+    try:
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise at(where, None, f"device: {device}, but torch finds no GPU", "use device: cpu")
+    except (RuntimeError, TypeError):
+        raise at(where, None, f"device: {device!r}", "use cpu, cuda or cuda:<n>") from None
 
 
 def check_positive(value: Any, key: str, where: Pathlike) -> None:
@@ -99,13 +105,28 @@ class DecodeConfig(RunConfig):
         return f"forced:{self.num_talkers}" if self.count == "forced" else self.count
 
 
+def clip_samples(data_dir: Path) -> dict[str, int]:
+    """Return the number of samples of each clip of ``data_dir``.
+
+    Raises:
+        UserError: the directory is no directory of clips.
+    """
+    path, repair = data_dir / "utt2num_samples", "make the clips again (stage 3)"
+    sizes = {}
+    for line, (clip, number) in read_rows(path, 2, repair):
+        if not number.isdecimal():
+            raise at(path, line, f"'{number}' is no number of samples", repair)
+        sizes[clip] = int(number)
+    return sizes
+
+
 def clip_batches(data_dir: Path, batch_size: int, job: int, num_jobs: int) -> list[list[str]]:
     """Share the clips of ``data_dir`` among ``num_jobs`` and put those of like length into batches, longest first.
 
     Raises:
         UserError: the directory is no directory of clips.
     """
-    sizes = {clip: int(n) for clip, n in read_map(data_dir / "utt2num_samples").items()}
+    sizes = clip_samples(data_dir)
     lost = sizes.keys() - read_map(data_dir / "wav.scp").keys()
     if lost:
         raise at(data_dir / "wav.scp", None, f"the clip '{min(lost)}' is not there", "make the clips again (stage 3)")

@@ -184,8 +184,8 @@ def _embed(stretches: Sequence[Stretch], encoder: Extractor, device: str, silent
         batch: list[tuple[str, torch.Tensor]] = []
         for stretch in progress(stretches, "embeddings"):
             samples = torch.from_numpy(change_speed(read_stretch(stretch, encoder.rate), speed))
-            # A constant is no sound either.
-            if samples.std(correction=0) < SILENT:
+            # A constant is no sound either, nor is what is no number, or infinite.
+            if not samples.std(correction=0) >= SILENT:
                 silent.append(stretch.id)
                 continue
             longest = max([len(samples), *(len(other) for _, other in batch)])

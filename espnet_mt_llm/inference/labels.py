@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from espnet_mt_llm.common import Pathlike, UserError, progress
+from espnet_mt_llm.common import Pathlike, UserError, at, progress
 from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.maps import read_map
 from espnet_mt_llm.inference.model import load_model, task_class
@@ -114,9 +114,16 @@ class LabelProbe:
 
     @torch.no_grad()
     def __call__(self, supervision: Mapping[str, str], batch_size: int = 16) -> LabelAccuracy:
-        """Return how many labels of the clips of ``supervision``, id → line of the file, are right."""
+        """Return how many labels of the clips of ``supervision``, id → line of the file, are right.
+
+        Raises:
+            UserError: a clip without audio.
+        """
         counts = LabelAccuracy()
         clips = list(supervision)
+        lost = supervision.keys() - self.wav.keys() if self.targets.with_audio else ()
+        if lost:
+            raise at(self.data_dir / "wav.scp", None, f"the clip '{min(lost)}' is not there", "make the clips again (stage 3)")
         for begin in progress(range(0, len(clips), batch_size), f"labels of {self.data_dir.name}"):
             self._measure({clip: supervision[clip] for clip in clips[begin : begin + batch_size]}, counts)
         return counts

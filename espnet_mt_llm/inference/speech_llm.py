@@ -17,7 +17,7 @@ from espnet_mt_llm.common import Chance, Pathlike, UserError, at, is_number, is_
 from espnet_mt_llm.datadir.audio import read_audio
 from espnet_mt_llm.datadir.enrolment import Registration, read_registration
 from espnet_mt_llm.datadir.maps import read_map
-from espnet_mt_llm.inference.decode import RunConfig, check_positive, clip_batches
+from espnet_mt_llm.inference.decode import RunConfig, check_positive, clip_batches, clip_samples
 from espnet_mt_llm.inference.embeddings import stretch_embeddings
 from espnet_mt_llm.inference.generate import Answer, Generator, cap_of, check_room
 from espnet_mt_llm.inference.voice_labels import nearest_names
@@ -335,7 +335,7 @@ def decode(model_dir: Pathlike, data_dir: Pathlike, config: SpeechLLMConfig, job
     data_dir = Path(data_dir)
     run = decoder or SpeechLLMDecoder(model_dir, config)
     wav = read_map(data_dir / "wav.scp")
-    samples_of = {clip: int(n) for clip, n in read_map(data_dir / "utt2num_samples").items()}
+    samples_of = clip_samples(data_dir)
     registrations = None if config.registration == "none" else Registrations(data_dir, config)
     mine = [clip for batch in clip_batches(data_dir, 1, job, num_jobs) for clip in batch]
     asked = [run.ask(clip, samples_of[clip] / run.args.rate, registrations) for clip in mine]

@@ -354,15 +354,19 @@ def score_decode(ref: Pathlike, hyp: Pathlike, *, unit: str = "word", profile: s
     by_number = {str(n): [c for c in clips if c.num_speakers == n] for n in sorted({c.num_speakers for c in clips})}
     bins = answers.by_overregistered(clips, given.overregistered) if given and given.overregistered else {}
     now = environment()
+
+    def section(part: Sequence[ClipScore]) -> Dict[str, Any]:
+        lost = {} if given is None or by_session else {"unparsable": sum(c.clip in unparsable for c in part)}
+        return {**_set_dict(part, convention), **lost}
+
     score = {
         **_identity(hyp, decode),
         **_set_dict(clips, convention),
         **signals.sections(clips),
         **({"diarization_sweep": signals.sweep} if signals.sweep else {}),
         **({"answers": {**given.section(), **({"clips": len(reference)} if by_session else {})}} if given else {}),
-        "by_num_speakers": {n: {**_set_dict(part, convention), **signals.sections(part)}
-                            for n, part in by_number.items()},
-        **({"by_overregistered": {n: _set_dict(part, convention) for n, part in bins.items()}} if bins else {}),
+        "by_num_speakers": {n: {**section(part), **signals.sections(part)} for n, part in by_number.items()},
+        **({"by_overregistered": {n: section(part) for n, part in bins.items()}} if bins else {}),
         "speed": _speed(decode, decode_path),
         "conventions": {**_conventions(convention, given, counts, num_exact, len(clips)), **signals.conventions()},
         "missing_hypotheses": missing,

@@ -277,13 +277,14 @@ def overregistered_table(scores: Sequence[Score]) -> List[List[str]]:
     """
     names = metric_names(scores[0]["conventions"]["unit"])
     out = [["system", "step", "decoding", "set", "over-registered", "clips",
-            *(f"{names[m]} %" for m in _REGISTERED), "Δsa %"]]
+            *(f"{names[m]} %" for m in _REGISTERED), "Δsa %", "count acc. %", "unparsable %"]]
     rows = [(_curve(s), up_to(name), s, name, part)
             for s in scores for name, part in s.get("by_overregistered", {}).items()]
     for _, _, s, name, part in sorted(rows, key=lambda row: row[:2]):
         out.append([s["system"], s["step"], s["decode"], s["set"], name.replace("-", "–"), str(part["clips"]),
                     *(percent(part["metrics"][m]["rate"]) if m in part["metrics"] else "–" for m in _REGISTERED),
-                    percent(part["deltas"].get("sa", {}).get("rate"))])
+                    percent(part["deltas"].get("sa", {}).get("rate")), percent(part["count"]["accuracy"]),
+                    percent(part["unparsable"] / part["clips"]) if "unparsable" in part else "–"])
     return out if len(out) > 1 else []
 
 
