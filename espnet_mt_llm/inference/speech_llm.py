@@ -39,7 +39,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 MOST_DISTRACTORS = 50
 # Seconds: nobody says anything in less, and some encoders have no frame.
 SHORTEST = 0.1
-ENROL = "make it: ./run.sh --stage enroll --stop_stage enroll --enrolment true"
+ENROL = "make it: ./run.sh --system <this one> --test_sets <this one> --stage enroll --stop_stage enroll"
 
 
 @dataclass(frozen=True)

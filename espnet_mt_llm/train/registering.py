@@ -100,7 +100,7 @@ class Registrar:
         path = self.dump_dir / "enrolment"
         if not path.is_file():
             raise at(path, None, "no such file; registration needs a pool of stretches",
-                     "list them: ./run.sh --stage enroll --stop_stage enroll --enrolment true")
+                     "list them: ./run.sh --system <this one> --stage enroll --stop_stage enroll --enrolment true")
         self.pool = Pool.read(path)
         self.names = name_speakers(self.pool.speakers)
         self.supply = read_names(settings.names) if settings.names else list(self.names.values())

@@ -22,8 +22,8 @@ def read_pool(dump_dir: Pathlike) -> Pool:
     """
     path = Path(dump_dir) / "enrolment"
     if not path.is_file():
-        raise at(path, None, "no such file", "list the stretches: ./run.sh --stage enroll --stop_stage enroll "
-                                             "--enrolment true")
+        raise at(path, None, "no such file", "list the stretches: ./run.sh --system <this one> --stage enroll "
+                                             "--stop_stage enroll --enrolment true")
     pool = Pool.read(path)
     if len(pool.speakers) < 2:
         raise at(path, None, f"stretches of {len(pool.speakers)} speakers, at least 2 are needed",

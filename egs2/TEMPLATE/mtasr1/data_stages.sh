@@ -152,13 +152,18 @@ stage_clips() {
     fi
 }
 
-make_enrolment() { # SET
-    local step options=()
-    # Training draws from the pool of stretches anew each time; for the other sets the choice is made here.
+drawn_from() { # SET: whether who is registered is drawn anew in training, not chosen once as for what is decoded
+    local step
+    case " ${test_sets} " in *" $1 "*) return 1 ;; esac
     for step in "${steps[@]}"; do
-        if [ "$1" = "$(set_of "${step}" train)" ]; then options=(--registration false); fi
+        if [ "$1" = "$(set_of "${step}" train)" ]; then return 0; fi
     done
-    if [ "$1" = "${train_set}" ]; then options=(--registration false); fi
+    [ "$1" = "${train_set}" ]
+}
+
+make_enrolment() { # SET
+    local options=()
+    if drawn_from "$1"; then options=(--registration false); fi
     # shellcheck disable=SC2086
     run ${python} -m espnet_mt_llm.bin.make_enrolment --data_dir "${datadir}/$1" --dump_dir "${dumpdir}/$1" \
         "${options[@]}" ${enrol_args}
@@ -185,6 +190,9 @@ stage_enroll() {
     for set in $(enrolment_sets); do
         made_by clips "${dumpdir}/.done/clips.${set}" "${dumpdir}/${set}/supervision"
         inputs=("${datadir}/${set}" "${dumpdir}/${set}/supervision") outputs=("${dumpdir}/${set}/enrolment")
+        if ! drawn_from "${set}"; then
+            outputs+=("${dumpdir}/${set}/registration" "${dumpdir}/${set}/spk2enrolment")
+        fi
         unit "${dumpdir}/.done/enrolment.${set}" make_enrolment "${set}"
     done
 }
