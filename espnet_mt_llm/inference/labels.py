@@ -123,7 +123,8 @@ class LabelProbe:
         clips = list(supervision)
         lost = supervision.keys() - self.wav.keys() if self.targets.with_audio else ()
         if lost:
-            raise at(self.data_dir / "wav.scp", None, f"the clip '{min(lost)}' is not there", "make the clips again (stage 3)")
+            raise at(self.data_dir / "wav.scp", None, f"the clip '{min(lost)}' is not there",
+                     "make the clips again (stage 3)")
         for begin in progress(range(0, len(clips), batch_size), f"labels of {self.data_dir.name}"):
             self._measure({clip: supervision[clip] for clip in clips[begin : begin + batch_size]}, counts)
         return counts

@@ -57,8 +57,8 @@ class SpeechLLMConfig(RunConfig):
         max_new_tokens: it never has more.
         batch_positions: the most positions of a batch, prompts, audio, answers and padding; 0 for no such limit.
         dtype: precision of the language model; that of the training when empty.
-        labels: ``written`` by the model; or ``voices``: with registration the name whose voice is nearest to what it had
-            in mind, see ``inference/voice_labels.py``.
+        labels: ``written`` by the model; or ``voices``: with registration the name whose voice is nearest to what it
+            had in mind, see ``inference/voice_labels.py``.
     """
 
     registration: str = "none"
@@ -148,8 +148,8 @@ class Registrations:
             least = min(len(c.distractors) for c in self.chosen.values())
             wanted = f"num_distractors: {config.num_distractors}"
             if config.num_distractors == "random" and least < MOST_DISTRACTORS:
-                log.warning("%s: some clips have %d speakers of other sessions; with %s no more than those are registered, "
-                            "instead of up to %d", self.path, least, wanted, MOST_DISTRACTORS)
+                log.warning("%s: some clips have %d speakers of other sessions; with %s no more than those are "
+                            "registered, instead of up to %d", self.path, least, wanted, MOST_DISTRACTORS)
             elif config.num_distractors != "random" and least < config.num_distractors:
                 log.warning("%s: some clips have %d speakers of other sessions, fewer than %s; those are registered",
                             self.path, least, wanted)
@@ -214,8 +214,8 @@ class SpeechLLMDecoder:
             raise UserError(f"{model_dir}: this model has learnt with registration: none, so nobody can be registered; "
                             "use registration: none, or train with match, over or mixed")
         if config.labels == "voices" and self.model.answer_voice is None:
-            raise UserError(f"{model_dir}: this model has not learnt to tell voices while it writes; use labels: written, "
-                            "or train with model_conf: {voice_weight: 2.0, voice_layer: <half of its layers>}")
+            raise UserError(f"{model_dir}: this model has not learnt to tell voices while it writes; use labels: "
+                            "written, or train with model_conf: {voice_weight: 2.0, voice_layer: <half of its layers>}")
         self.writing = Writing(args.format, args.prompt, args.profile, args.max_talkers, args.pause)
         self.tokenizer = task_class("speech_llm").tokenizer(args)
         self.targets = SpeechLLMTargets(self.tokenizer, self.writing, args.rate)
@@ -299,8 +299,8 @@ class SpeechLLMDecoder:
             # An answer without a label stays one.
             known = [() if p.unparsable else [a.registered.names[spk] for spk in a.registered.speakers]
                      for a, p in zip(asked, parsed)]
-            turns = nearest_names(self.model, self.tokenizer, self.writing.format, [p.turns for p in parsed], known, prompt,
-                                  sizes, enrolled, self.model.positions(heard), names)
+            turns = nearest_names(self.model, self.tokenizer, self.writing.format, [p.turns for p in parsed], known,
+                                  prompt, sizes, enrolled, self.model.positions(heard), names)
             parsed = [replace(p, turns=said) for p, said in zip(parsed, turns)]
         return list(zip(answers, parsed))
 

@@ -152,7 +152,9 @@ def score_clip(clip: str, reference: Segments, hypothesis: Optional[Segments], p
             raise UserError(f"{convention.permutation_unit} {clip}: {e}") from None
     if predicted is None:
         predicted = sum(1 for words in hyp.values() if words)
-    return ClipScore(clip, len(ref), predicted, errors, assignment, missing), exact
+    # Who says nothing that can be read is no talker of an answer; where nobody does, nothing was to be read.
+    talkers = sum(1 for words in ref.values() if words) or len(ref)
+    return ClipScore(clip, talkers, predicted, errors, assignment, missing), exact
 
 
 def _spoken(segments: Segments, convention: Convention) -> Segments:

@@ -104,8 +104,8 @@ class MultiTalkerTask(AbsTask):
         group.add_argument("--mixed_batches", type=str2bool, default=False,
                            help="train on random batches of batch_size clips instead of batches of like length")
         group.add_argument("--rate_groups", nargs="*", default=[],
-                           help="parts of the model with a learning rate of their own, e.g. encoder; rates in optim_conf "
-                                "and scheduler_conf are lists then: one for each of them, and one for the rest")
+                           help="parts of the model with a learning rate of their own, e.g. encoder; max_lr of "
+                                "scheduler_conf is a list then: one for each of them, and one for the rest")
         group.add_argument("--num_threads", type=int, default=0,
                            help="CPU threads of the training; 0: as OMP_NUM_THREADS says")
         group.add_argument("--debug", type=str2bool, default=False, help="a few steps only, to see that all runs")

@@ -183,7 +183,7 @@ def test_repeated_tokens_are_kept_where_ngrams_alone_are_banned(looping: LLM, mo
 
 
 def test_an_answer_that_comes_to_its_end_is_not_endless(llm: LLM) -> None:
-    """Eight times the same word and the end is an answer; where answers are looked at, and at their limit, it is a loop."""
+    """Eight times a word and then the end is an answer; where answers are looked at, and at their limit, a loop."""
     generator = Generator(llm, {END}, PAD, 1, "never", 1, 8, 8)
     said = [7, 9, 3, *[5] * 8]
     assert generator._answer([*said, END, PAD], 50) == (said, False, False)

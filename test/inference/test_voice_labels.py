@@ -104,7 +104,8 @@ def test_neighbours_with_one_label_are_told_apart(root: Path, monkeypatch: pytes
         from espnet_mt_llm.inference.embeddings import stretch_embeddings
 
         embeddings = stretch_embeddings(root / "dump", decoder.model.speaker_encoder)
-        voices = torch.nn.functional.normalize(torch.from_numpy(np.stack([embeddings[pool[s]] for s in ("D1", "D2")])), dim=1)
+        voices = torch.from_numpy(np.stack([embeddings[pool[spk]] for spk in ("D1", "D2")]))
+        voices = torch.nn.functional.normalize(voices, dim=1)
         size = len(decoder.tokenizer.encode(answer)) // 2 + 1
 
         def told(self: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:

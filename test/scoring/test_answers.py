@@ -59,6 +59,12 @@ def test_absent_and_invented_names(decode):
     assert errors(score, "metrics", "orc")[0] <= 4 and errors(score, "metrics", "dicp")[0] <= 4
 
 
+def test_a_speaker_without_words_is_no_talker_that_an_answer_could_have(decode):
+    clips = {"c": [("A", 0.0, 2.0, "a b"), ("B", 1.0, 3.0, "")], "d": [("A", 0.0, 1.0, "a"), ("B", 1.0, 2.0, "b")]}
+    score = decode(clips, [("c", "0", "a b"), ("d", "0", "a"), ("d", "1", "b")])
+    assert score["count"]["accuracy"] == 1.0 and list(score["by_num_speakers"]) == ["1", "2"]
+
+
 def test_delta_may_be_negative(decode):
     # Overlapped words in another order cost CER, and no cpCER.
     clips = {"c": [("A", 0.0, 2.0, "a b"), ("B", 1.0, 3.0, "c d")]}
