@@ -55,22 +55,24 @@ def nearest_names(model: SpeechLLM, tokenizer: LLMTokenizer, fmt: str, turns: Se
             continue
         found = model.answer_voice.found(middle[k])
         cosines = turn_voices(encoded, found) @ F.normalize(enrolled[k, : len(names[k])].float(), dim=-1).T
-        for i, nearest in zip(_numbers(encoded), cosines.argmax(1).tolist()):
-            label, words = turns[k][i]
+        for turn, nearest in zip(_turns(encoded), cosines.argmax(1).tolist()):
+            label, words = turns[k][int(turn)]
             if not label.isdecimal():
-                out[k][i] = (names[k][nearest], words)
+                out[k][int(turn)] = (names[k][nearest], words)
     return out
 
 
-def _numbers(target: Encoded) -> list[int]:
-    """Return the number of each turn of ``target``; that of the end, who is nobody's, is not among them."""
-    return [int(number) for number, _ in groupby(target.speakers) if number]
+def _turns(target: Encoded) -> list[str]:
+    """Return the turns of ``target`` by their numbers; the end is nobody's, and none of them."""
+    return [number for number, _ in groupby(target.speakers) if number]
 
 
 def turn_voices(target: Encoded, found: torch.Tensor) -> torch.Tensor:
-    """Return the mean voice ``(N, E)`` of each turn of ``target`` from those that its states tell, ``(U, E)``."""
+    """Return the mean voice ``(N, E)`` of each turn of ``target`` from those that its states tell, ``(U, E)``.
+
+    Args:
+        target: what :func:`~espnet_mt_llm.text.targets.turns_again` makes, encoded; its speakers are numbers of turns.
+    """
     whose = saying(target.types, target.speakers, "")
-    turns = [number for number, _ in groupby(target.speakers) if number]
-    places = [torch.tensor([k for k, number in enumerate(whose) if number == turn], device=found.device)
-              for turn in turns]
+    places = [[k for k, number in enumerate(whose) if number == turn] for turn in _turns(target)]
     return torch.stack([found[place].mean(0) for place in places]) if places else found[:0]
