@@ -28,12 +28,10 @@ from espnet_mt_llm.text.token_list import TOKEN_TYPES, Tokenizer, read_token_lis
 from espnet_mt_llm.train.batches import MixedBatches
 from espnet_mt_llm.train.collate import pad_batch
 from espnet_mt_llm.train.data_types import register
-from espnet_mt_llm.train.espnet import AbsTask, IteratorOptions, optim_classes, scheduler_classes
-from espnet_mt_llm.train.muon import Muon
+from espnet_mt_llm.train.espnet import AbsTask, IteratorOptions
+from espnet_mt_llm.train.optimizers import check_optimizer, check_rates, grouped_optimizer
 from espnet_mt_llm.train.preprocess import TalkerTexts
 from espnet_mt_llm.train.trainer import CHECKPOINT, Trainer
-
-optim_classes["muon"] = Muon
 
 # What torch raises for files that are no checkpoints; half a file is an OSError.
 UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
@@ -236,45 +234,15 @@ class MultiTalkerTask(AbsTask):
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-        """Return the optimizer of ``args.optim``; ``muon`` must know which parameters are embeddings.
+        """Return the optimizer of ``args.optim``.
 
         Raises:
             UserError: no such part in ``rate_groups``, or not as many learning rates as there are groups.
         """
-        if args.optim == "muon":
-            if args.rate_groups:
-                raise UserError("rate_groups: muon has two groups of its own, matrices and the rest; use another optim")
-            optimizers = [Muon(model, **args.optim_conf)]
-        elif args.rate_groups:
-            optimizers = [optim_classes[args.optim](rate_groups(model, args.rate_groups), **args.optim_conf)]
-        else:
-            optimizers = super().build_optimizers(args, model)
-        groups = len(optimizers[0].param_groups)
-        for key, value in (args.scheduler_conf or {}).items():
-            if key.endswith("_lr") and isinstance(value, list) and len(value) != groups:
-                raise UserError(f"scheduler_conf: {key}: {value}; the parameters are in {groups} group"
-                                f"{'s' * (groups > 1)}: give one value, or {groups}")
+        grouped = args.optim == "muon" or args.rate_groups
+        optimizers = [grouped_optimizer(args, model)] if grouped else super().build_optimizers(args, model)
+        check_rates(args, optimizers[0])
         return optimizers
-
-
-def rate_groups(model: torch.nn.Module, parts: Sequence[str]) -> list[dict[str, list[torch.nn.Parameter]]]:
-    """Return the learning parameters of ``model`` in groups for an optimizer: of each of ``parts``, and of the rest.
-
-    Raises:
-        UserError: a part of which nothing learns, or a model of which nothing else does.
-    """
-    groups: dict[str, list[torch.nn.Parameter]] = {part: [] for part in parts}
-    rest = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.get(name.partition(".")[0], rest).append(parameter)
-    for part, found in groups.items():
-        if not found:
-            raise UserError(f"rate_groups: nothing of '{part}' learns; "
-                            f"{nearest(part, [name for name, _ in model.named_children()])}")
-    if not rest:
-        raise UserError(f"rate_groups: {', '.join(parts)} are all that learns; leave one of them out")
-    return [{"params": found} for found in (*groups.values(), rest)]
 
 
 def merged(values: dict, changes: dict) -> dict:
@@ -307,28 +275,6 @@ def alone_in(directory: Pathlike) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def check_optimizer(args: argparse.Namespace) -> None:
-    """Check the keys of ``optim_conf`` and ``scheduler_conf``; a scheduler that must know the number of steps is told.
-
-    Raises:
-        UserError: an unknown key, or fewer ``total_steps`` than the training has.
-    """
-    optimizer, scheduler = optim_classes.get(args.optim), scheduler_classes.get(args.scheduler)
-    if optimizer is None or (args.scheduler and scheduler is None):
-        raise UserError(f"unknown optim '{args.optim}' or scheduler '{args.scheduler}'; valid: "
-                        f"{', '.join(optim_classes)}; {', '.join(scheduler_classes)}")
-    for factory, name in ((optimizer, "optim_conf"), (scheduler, "scheduler_conf")):
-        valid = list(inspect.signature(factory).parameters)[1:] if factory else []
-        for key in getattr(args, name) or {}:
-            if key not in valid:
-                raise UserError(f"{name}: unknown key '{key}'; {nearest(str(key), valid)}")
-    if scheduler and "total_steps" in inspect.signature(scheduler).parameters and args.num_iters_per_epoch:
-        steps = args.max_epoch * (args.num_iters_per_epoch // args.accum_grad)
-        if (args.scheduler_conf or {}).setdefault("total_steps", steps) < steps:
-            raise UserError(f"scheduler_conf: total_steps {args.scheduler_conf['total_steps']} are fewer than the "
-                            f"{steps} steps of max_epoch x num_iters_per_epoch; leave total_steps out")
 
 
 def check_keys(path: Pathlike, valid: Sequence[str]) -> None:

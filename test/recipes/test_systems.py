@@ -70,10 +70,11 @@ def test_corpora_differ_in_their_first_training_set_and_size_alone(corpus: str, 
 @every_config
 def test_a_configuration_of_the_papers_size(name: str, tmp_path: Path) -> None:
     """All keys are known, all sizes fit each other, no weights are loaded; every step starts from the one before."""
-    from espnet_mt_llm.tasks.base import build, check_optimizer, merged
+    from espnet_mt_llm.tasks.base import build, merged
     from espnet_mt_llm.tasks.estimate import estimate
     from espnet_mt_llm.tasks.speech_llm import SpeechLLMTask
     from espnet_mt_llm.text.llm_tokenizer import train_tokenizer
+    from espnet_mt_llm.train.optimizers import check_optimizer
     from espnet_mt_llm.train.position_batches import Concatenation
     from espnet_mt_llm.train.registering import Registering
 
