@@ -293,6 +293,18 @@ def read_again(meetings, seed):
     return read_registration(meetings / "dump")
 
 
+@pytest.mark.parametrize("line, message", [
+    ('c1 {"speakers": [], "distractors": []}', "not a registration"),
+    ('c1 {"speakers": {"a": null}, "distractors": []}', "not a registration"),
+    ('c1 {"speakers": {"a": ["x"]}, "distractors": null}', "not a registration"),
+    ('c0 {"speakers": {"a": ["x"]}, "distractors": []}', "the clip 'c0' stands there twice"),
+])
+def test_a_broken_registration_is_told_with_its_line(tmp_path, line, message):
+    (tmp_path / "registration").write_text('c0 {"speakers": {"a": ["x"]}, "distractors": ["b"]}\n' + line + "\n")
+    with pytest.raises(UserError, match=f"registration:2: {message}; make it again"):
+        read_registration(tmp_path)
+
+
 def source(utt, spk, wav, start=0.0, end=6.0):
     return {"utt": utt, "spk": spk, "text": "x", "wav": wav, "start": start, "end": end, "offset": 0.0, "gain": 1.0}
 

@@ -11,7 +11,7 @@ import soundfile
 
 from espnet_mt_llm.bin import decode_sctc, merge_decode, pack_model, train_sctc
 from espnet_mt_llm.common import UserError, load_yaml
-from espnet_mt_llm.inference.decode import DecodeConfig, clip_batches, decode
+from espnet_mt_llm.inference.decode import DecodeConfig, clip_batches, clip_samples, decode
 from espnet_mt_llm.inference.merge import merge
 from espnet_mt_llm.inference.model import find_weights, load_model
 from espnet_mt_llm.inference.pack import pack
@@ -138,6 +138,14 @@ def test_model_that_is_not_there(trained: Path) -> None:
 def test_jobs_share_the_clips(trained: Path) -> None:
     parts = [sum(clip_batches(trained / "dump", 2, job, 3), []) for job in (1, 2, 3)]
     assert sorted(sum(parts, [])) == [f"c{i}" for i in range(7)]
+
+
+@pytest.mark.parametrize("line, message", [("c0 abc", "'abc' is no number of samples"), ("c0 720.0", "'720.0' is no num"),
+                                           ("c0", "1 columns, expected 2")])
+def test_sizes_of_clips_that_are_none(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "utt2num_samples").write_text(f"b0 16000\n{line}\n")
+    with pytest.raises(UserError, match=f"utt2num_samples:2: {message}.*; make the clips again"):
+        clip_samples(tmp_path)
 
 
 def test_packed_model_decodes_the_same(trained: Path, tmp_path: Path) -> None:

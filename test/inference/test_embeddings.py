@@ -11,6 +11,7 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 import pytest
+import soundfile
 import torch
 from toy_stretches import hum, line, make_pool
 
@@ -191,9 +192,13 @@ def add(pool: Path, text: str) -> None:
 def test_short_and_silent_audio_is_refused_by_name(pool, encoder):
     write_audio(pool / "quiet.wav", np.zeros(48000, np.int16), 16000)
     write_audio(pool / "level.wav", np.full(48000, 9000, np.int16), 16000)  # of a microphone that is not connected
+    broken = np.random.default_rng(0).normal(0, 0.1, 48000).astype(np.float32)
+    broken[100] = np.nan
+    soundfile.write(pool / "broken.wav", broken, 16000, subtype="FLOAT")
     add(pool, line("zed", "quiet", 2.5, pool / "quiet.wav"))
     add(pool, line("zek", "level", 2.5, pool / "level.wav"))
-    with pytest.raises(UserError, match="enrolment: silent: zed-quiet-0000000-0000250, zek-level-.*; nothing is enrol"):
+    add(pool, line("zen", "broken", 2.5, pool / "broken.wav"))
+    with pytest.raises(UserError, match="enrolment: silent: zed-quiet-0000000-0000250, zek-level-.*, zen-broken-.*; noth"):
         stretch_embeddings(pool, encoder)
     assert encoder.clips == 6
     with pytest.raises(UserError, match="silent: zed-quiet"):

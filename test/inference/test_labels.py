@@ -109,6 +109,11 @@ def test_command(root: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped:
         measure_labels.main(["--model_dir", str(root / "exp/audio"), *data, "--batch_size", "0"])
     assert stopped.value.code == 1 and "--batch_size 0: a whole number of at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        measure_labels.main(["--model_dir", str(root / "exp/audio"), *data, "--device", "tpu9"])
+    assert "measure_labels: device: 'tpu9'; use cpu, cuda or cuda:<n>" in capsys.readouterr().err
+    with pytest.raises(UserError, match="wav.scp: the clip 'c9' is not there; make the clips again"):
+        LabelProbe(root / "exp/audio", root / "dump")({"c9": "[]"})
     with pytest.raises(UserError, match="config.yaml: not a file of weights"):
         LabelProbe(root / "exp/audio", root / "dump", weights="config.yaml")
     with pytest.raises(UserError, match="no such model"):
