@@ -73,6 +73,6 @@ def turn_voices(target: Encoded, found: torch.Tensor) -> torch.Tensor:
     Args:
         target: what :func:`~espnet_mt_llm.text.targets.turns_again` makes, encoded; its speakers are numbers of turns.
     """
-    whose = saying(target.types, target.speakers, "")
+    whose = saying(target)
     places = [[k for k, number in enumerate(whose) if number == turn] for turn in _turns(target)]
     return torch.stack([found[place].mean(0) for place in places]) if places else found[:0]

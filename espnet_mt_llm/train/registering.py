@@ -16,7 +16,6 @@ from espnet_mt_llm.datadir.stretches import Pool, Span, read_text_lines
 from espnet_mt_llm.nets.registration import choose
 from espnet_mt_llm.text.names import check_name, name_key, name_speakers
 
-# The times that a clip's id may add to that of its recording.
 # So many voices are the rivals of a speaker.
 NEAREST = 16
 

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Optional, TypeVar
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -13,13 +13,12 @@ from espnet_mt_llm.text.normalise import normalise
 from espnet_mt_llm.text.parsing import check_format
 from espnet_mt_llm.text.prompts import AUDIO, build_prompt, encode_prompt, enroll, template
 from espnet_mt_llm.text.serialisation import parse_supervision
-from espnet_mt_llm.text.targets import END, SPEAKER, TEXT, Encoded, build_target, encode_target
+from espnet_mt_llm.text.targets import END, SPEAKER, Encoded, build_target, encode_target
 from espnet_mt_llm.train.preprocess import as_samples, change_speed
 from espnet_mt_llm.train.registering import Registered, Registrar, voices
 
 # Between the ids of clips that are concatenated; no id has one.
 JOINT = " "
-T = TypeVar("T")
 
 
 class Writing(NamedTuple):
@@ -126,7 +125,7 @@ class SpeechLLMTargets:
                 arrays["voices"] = np.concatenate([voices(own, embeddings, self.embedding_size),
                                                    arrays["enrolled"][others]])
                 number = {spk: k for k, spk in enumerate(own.speakers, 1)}
-                arrays["saying"] = np.array([number.get(spk, 0) for spk in saying(target.types, target.speakers, "")], dtype=np.int64)
+                arrays["saying"] = np.array([number.get(spk, 0) for spk in saying(target)], dtype=np.int64)
                 if self.with_audio:
                     arrays["talking"] = self._talking(segments, number, self._size(arrays))
                 else:
@@ -240,18 +239,16 @@ class SpeechLLMTargets:
         return size
 
 
-def saying(types: Sequence[int], owners: Sequence[T], nobody: T) -> list[T]:
-    """Return ``(U,)``: whose voice a model should have in mind where it predicts each token of a target.
+def saying(target: Encoded) -> list[str]:
+    """Return ``(U,)``: whose voice a model should have in mind where it predicts each token of ``target``.
 
     He who has said the token before, so that a label has its voice with it; before a label he whose label it is, who
-    may be the next one.
+    may be the next one; before the first word nobody.
 
-    Args:
-        types, owners: ``(U,)`` of the tokens; who says them, or in which turn.
-        nobody: before the first token.
-
-    >>> saying([SPEAKER, TEXT, TEXT, SPEAKER, TEXT, END], ["A", "A", "A", "B", "B", ""], "")
+    >>> from espnet_mt_llm.text.targets import TEXT
+    >>> types = [SPEAKER, TEXT, TEXT, SPEAKER, TEXT, END]
+    >>> saying(Encoded([], types, [], [], ["A", "A", "A", "B", "B", ""]))
     ['A', 'A', 'A', 'B', 'B', 'B']
     """
-    before = [nobody, *owners[:-1]]
-    return [own if kind == SPEAKER else last for own, kind, last in zip(owners, types, before)]
+    before = ["", *target.speakers[:-1]]
+    return [spk if kind == SPEAKER else last for spk, kind, last in zip(target.speakers, target.types, before)]

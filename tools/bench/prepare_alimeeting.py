@@ -188,12 +188,12 @@ def benchmark(real: Path, work: Path, meetings: int, repeats: int) -> list[dict]
     far, _ = interleaved(lambda: ours(work / "corpus", work / "ours", 1, ("far",)), lambda: None, repeats)
     rows.append(row(f"{meetings} meetings, far alone, one core", far, None, "s"))
     os.sched_setaffinity(0, cores)
-    for what in (f"{meetings} meetings", "Train, Eval and Test"):
+    for what, others in ((f"{meetings} meetings", {}), ("Train, Eval and Test", OTHERS)):
+        for part, number in others.items():
+            replicate(real, work / "corpus", number, part)
         two, one = interleaved(lambda: ours(work / "corpus", work / "ours", 2),
                                lambda: ours(work / "corpus", work / "ours", 1), repeats)
         rows.append(row(f"{what}, --nj 2 against --nj 1", two, one, "s"))
-        for part, number in OTHERS.items():
-            replicate(real, work / "corpus", number, part)
     return rows
 
 
